@@ -1,0 +1,177 @@
+# make demo    labels for the sample pictures, and a picture of what the pool looked at
+# make test    the tests that need no torch
+# The rest is for contributors: see CONTRIBUTING.md.
+
+# PYTHON=python3.12 make ... chooses the interpreter for the environments made.
+
+BIN := .venv/bin
+TIMM := .venv-timm/bin
+PYTEST := python -m pytest -q
+SAMPLES := $(sort $(wildcard vitpool/models/vit_digits/samples/*.png))
+PY := vitpool tests tools setup.py $(wildcard benchmarks docs)
+C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch])
+RUN_CTESTS = tools/run_ctests.sh
+
+.PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
+	bench lint format fuzz docs wheel clean
+
+# .venv/have-EXTRA: an environment that has the extra; what it stands for is in
+# pyproject.toml. The C core itself is kept up to date by `build`.
+NEEDS := pyproject.toml tools/bootstrap.sh tools/find_blis.py
+.venv/have-%: $(NEEDS)
+	@tools/bootstrap.sh .venv $*
+	@touch $@
+.venv-timm/have-timm: $(NEEDS) tests/timm/requirements.txt
+	@tools/bootstrap.sh .venv-timm test -r tests/timm/requirements.txt
+	@touch $@
+.venv-timm/have-docs: .venv-timm/have-timm
+	@tools/bootstrap.sh .venv-timm docs
+	@touch $@
+.venv-ray/have-ray: $(NEEDS)
+	@tools/bootstrap.sh .venv-ray test,parquet,ray
+	@touch $@
+
+build: .venv/have-test
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+demo: .venv/have-viz
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@echo "== vitpool classify: ten held-out digits"
+	@$(BIN)/vitpool classify $(SAMPLES)
+	@echo "== vitpool attention: what the pool looked at"
+	@$(BIN)/vitpool attention $(firstword $(SAMPLES)) -o attention.png
+	@echo "== see attention.png"
+
+test: build ctest
+	@echo "== python tests"
+	@$(BIN)/$(PYTEST) tests --ignore=tests/timm --ignore=tests/ray
+
+ctest: .venv/have-test
+	@echo "== C tests"
+	@$(BIN)/python setup.py -q build_ctests
+	@$(RUN_CTESTS) build/ctests
+
+test-timm: .venv-timm/have-timm
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@echo "== the live comparison with timm"
+	@$(TIMM)/$(PYTEST) tests/timm --ignore=tests/timm/test_all_163.py
+
+# Every architecture whole or at depth 2, some 20 minutes: beside test-timm, not in it.
+test-163: .venv-timm/have-timm
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@$(TIMM)/$(PYTEST) tests/timm/test_all_163.py
+
+test-ray: .venv-ray/have-ray
+	@.venv-ray/bin/python setup.py -q build_ext --inplace
+	@echo "== the tests on a local Ray"
+	@.venv-ray/bin/$(PYTEST) tests/ray
+
+# A variant is built beside the usual one, never over it: build/VARIANT/lib/vitpool.
+# pytest is started as a program, since `python -m pytest` would find ./vitpool first.
+VARIANT = rm -rf build/$(1)/lib && $(BIN)/python setup.py -q build --build-lib build/$(1)/lib
+WITH = PYTHONPATH=$(CURDIR)/build/$(1)/lib $(2) $(BIN)/pytest -q -p no:cacheprovider
+LIB = $$($${CC:-gcc} -print-file-name=$(1))
+
+debug: export VITPOOL_DEBUG=1
+debug: .venv/have-test
+	@$(call VARIANT,debug)
+	@$(BIN)/python setup.py -q build_ctests
+	@$(RUN_CTESTS) build/debug/ctests
+	@echo "== now run, or debug: PYTHONPATH=build/debug/lib $(BIN)/python ..."
+
+# What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
+CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api memory \
+	threads stateful properties checkpoint hostile_weights bit_equality)
+ASAN := address-undefined
+asan: export VITPOOL_SANITIZE=address,undefined
+asan: .venv/have-test
+	@echo "== C tests under AddressSanitizer, LeakSanitizer and UBSan"
+	@$(BIN)/python setup.py -q build_ctests
+	@$(RUN_CTESTS) build/$(ASAN)/ctests
+	@echo "== python tests under AddressSanitizer and UBSan"
+	@$(call VARIANT,$(ASAN))
+	@$(call WITH,$(ASAN),LD_PRELOAD=$(call LIB,libasan.so) PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1) $(CORE_TESTS) \
+	-k "not grow and not quick"
+
+# setarch: ThreadSanitizer of older compilers cannot map under some kernels' ASLR.
+# die_after_fork: a test's child goes on with threads of its own.
+tsan: export VITPOOL_SANITIZE=thread
+tsan: .venv/have-test
+	@echo "== C tests under ThreadSanitizer"
+	@$(BIN)/python setup.py -q build_ctests
+	@TSAN_OPTIONS=die_after_fork=0 setarch -R $(RUN_CTESTS) build/thread/ctests
+
+# The tests that compute, on each target (one that the machine lacks is an error).
+TARGETS := baseline avx2
+test-targets: build
+	@for target in $(TARGETS); do \
+	    echo "== python tests with VITPOOL_TARGET=$$target"; \
+	    VITPOOL_TARGET=$$target $(BIN)/$(PYTEST) tests/test_golden.py \
+	        tests/test_semantics.py tests/test_bit_equality.py tests/test_model_api.py \
+	        tests/test_properties.py || exit 1; \
+	done
+
+coverage: export VITPOOL_COVERAGE=1
+coverage: .venv/have-test .venv/have-dev
+	@$(BIN)/python setup.py -q build_ctests
+	@$(RUN_CTESTS) build/coverage/ctests
+	@$(call VARIANT,coverage)
+	@$(call WITH,coverage) tests --ignore=tests/timm --ignore=tests/ray
+	@$(BIN)/gcovr --txt-summary --html-details build/coverage/report.html \
+	--filter csrc/ build/coverage/obj
+
+bench: .venv-timm/have-timm
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@$(TIMM)/python -m benchmarks
+
+lint: .venv/have-dev build
+	$(BIN)/ruff check $(PY)
+	$(BIN)/ruff format --check $(PY)
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml vitpool._core
+	@echo clang-format --dry-run -Werror csrc tests/c
+	@$(BIN)/clang-format --dry-run -Werror $(C)
+	VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
+	@command -v clang >/dev/null || { echo "make lint needs clang"; exit 1; }
+	CC=clang VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
+
+format: .venv/have-dev
+	$(BIN)/ruff check --fix-only -q $(PY)
+	$(BIN)/ruff format $(PY)
+	$(BIN)/clang-format -i $(C)
+
+# What a run finds goes to build/; a finding worth keeping is copied to tests/fuzz/seeds/.
+FUZZ := build/fuzzer-address-undefined
+FUZZ_SECONDS ?= 60
+FUZZ_OPTIONS = -verbosity=0 -print_final_stats=1 -max_total_time=$(FUZZ_SECONDS)
+fuzz: .venv/have-fuzz build
+	@command -v clang >/dev/null || { echo "make fuzz needs clang"; exit 1; }
+	@CC=clang VITPOOL_SANITIZE=fuzzer,address,undefined \
+	    $(BIN)/python setup.py -q build_ctests --source-dir=tests/fuzz
+	@for name in $(notdir $(wildcard tests/fuzz/seeds/*)); do \
+	    echo "== fuzz $$name for $(FUZZ_SECONDS) s"; \
+	    mkdir -p $(FUZZ)/corpus/$$name; \
+	    program=$(FUZZ)/fuzz/$$name; \
+	    test -x $$program || program="$(BIN)/python tests/fuzz/fuzz_files.py $$name"; \
+	    $$program $(FUZZ_OPTIONS) -artifact_prefix=$(FUZZ)/$$name- \
+	        $(FUZZ)/corpus/$$name tests/fuzz/seeds/$$name >$(FUZZ)/$$name.log 2>&1 \
+	        || { tail -40 $(FUZZ)/$$name.log; exit 1; }; \
+	    grep -h executed_units $(FUZZ)/$$name.log; \
+	done
+
+# In .venv-timm, since a notebook takes a model from timm.
+docs: .venv-timm/have-docs
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@echo "== the documentation, with its notebooks executed"
+	@$(TIMM)/sphinx-build -W --keep-going -q docs build/docs
+
+wheel: .venv/have-dev
+	@rm -rf build/wheel build/lib.* dist
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --strip -w dist build/wheel/*.whl
+	@ls -l dist
+	@test -z "$$(find dist -name '*.whl' -size +12M)" || { echo "over 12 MB"; exit 1; }
+
+clean:
+	rm -rf build dist *.egg-info vitpool/*.so .venv .venv-timm .venv-ray

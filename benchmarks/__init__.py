@@ -1,0 +1,1 @@
+"""vitpool beside the engines its users would pick instead: `python -m benchmarks`."""

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m benchmarks`: vitpool beside its peers, on this machine. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import report
+from .engines import MODULES
+from .peak import Peak
+from .pool import Pool, WorkerError, run_module
+from .specs import ENGINES, MODELS, TOKEN_SIZES, Spec, at_size, attention_layer
+
+# A cell whose images would take longer than this at the FMA peak is left out, unless
+# --all: five engines, several rounds and two thread counts multiply it.
+LONGEST = 5.0
+# An output further than this from torch's, relative to its largest value, is wrong.
+TOLERANCE = 1e-4
+PARTS = ("models", "tokens", "cold", "overhead")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="B and Ti, batch 1: under three minutes")
+    add("--models", nargs="+", choices=list(MODELS), metavar="M", help=f"{[*MODELS]}")
+    add("--batches", nargs="+", type=int, metavar="N", help="default 1 8 32")
+    add("--threads", nargs="+", type=int, metavar="N", help="default 1 2")
+    add("--engines", nargs="+", choices=ENGINES, metavar="E", help=f"{[*ENGINES]}")
+    add("--rounds", type=int, help="default 10, and 4 in the quick form")
+    add("--seconds", type=float, default=0.3, help="for an engine in a round (0.3)")
+    add("--limit", type=float, help="no new round of a cell after so many seconds (15)")
+    add("--only", nargs="+", choices=PARTS, help="these parts of the full form alone")
+    add("--overhead", action="store_true", help="the same as --only overhead")
+    add("--all", action="store_true", help="also the cells that take minutes each")
+    add("--compile-mode", default="default", help="torch.compile's mode (default)")
+    add("--cache", type=Path, help="folder of the exported files (default: temporary)")
+    add("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args(argv)
+    quick = args.quick
+    if args.overhead:
+        args.only = ["overhead"]
+    args.parts = args.only or (["models"] if quick else list(PARTS))
+    args.models = args.models or (["B", "Ti"] if quick else list(MODELS))
+    args.batches = args.batches or ([1] if quick else [1, 8, 32])
+    args.threads = args.threads or [1, 2]
+    args.rounds = args.rounds or (4 if quick else 10)
+    args.limit = args.limit or (5.0 if quick else 15.0)
+    args.engines = args.engines or list(ENGINES)
+    for name in ("batches", "threads"):
+        if min(getattr(args, name)) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    return args
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "load": os.getloadavg()[0],
+    }
+
+
+class Run:
+    """One run: what is measured goes into `data`, which report.py writes out."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.cache = args.cache or folder
+        self.peak = Peak(folder)
+        self.data: dict[str, Any] = {"machine": machine(), "skipped": [], "cells": []}
+        self.data["arguments"] = " ".join(sys.argv[1:])
+        self.engines = []
+        for engine in args.engines:
+            lacks = [m for m in MODULES[engine] if not importlib.util.find_spec(m)]
+            if lacks:
+                self.skip(f"{engine}: {', '.join(lacks)} is not installed")
+            else:
+                self.engines.append(engine)
+        self.data["engines"] = {engine: {} for engine in self.engines}
+
+    def skip(self, what: str) -> None:
+        say(f"  left out: {what}")
+        self.data["skipped"].append(what)
+
+    def exported(self, spec: Spec) -> Path:
+        """The folder of the model's files, which are written where not complete."""
+        peers = [e for e in ("onnxruntime", "openvino") if e in self.engines]
+        files = self.cache / "-".join([spec.key, *peers])
+        complete = files / "complete"
+        if not complete.exists():
+            files.mkdir(parents=True, exist_ok=True)
+            start = time.monotonic()
+            out = run_module("export", json.dumps(spec.to_dict()), str(files), *peers)
+            for line in out.splitlines():
+                if line.split(":")[0] in peers:
+                    self.skip(f"{spec.key}, {line}")
+            complete.touch()
+            say(f"{spec.key}: exported in {time.monotonic() - start:.0f} s")
+        return files
+
+    def compare(self, spec: Spec, threads: int, batches: list[int], part: str) -> None:
+        """All engines at these batches, into `cells`."""
+        allowed = []
+        for batch in batches:
+            ideal = spec.gflop * batch / self.peak.measure(threads, 0.2)
+            if ideal > LONGEST and not self.args.all:
+                what = f"{spec.key} batch {batch}, {threads} thread(s)"
+                self.skip(f"{what}: over {LONGEST:.0f} s an engine; --all has it")
+            else:
+                allowed.append(batch)
+        if not allowed:
+            return
+        with Pool(self.engines, spec.to_dict(), self.exported(spec), threads) as pool:
+            for batch in allowed:
+                self.cell(pool, spec, threads, batch, part)
+
+    def cell(self, pool: Pool, spec: Spec, threads: int, batch: int, part: str) -> None:
+        args = self.args
+        answers = pool.prepare(batch, self.folder)
+        ready = [e for e in self.engines if "error" not in answers[e]]
+        for engine in self.engines:
+            if engine not in ready:
+                what = f"{engine}, {spec.key} batch {batch}, {threads} thread(s)"
+                self.skip(f"{what}: {answers[engine]['error']}")
+        peak = self.peak.measure(threads, 0.2)
+        times = pool.rounds(ready, args.rounds, args.seconds, args.limit)
+        self.peak.measure(threads, 0.2)
+        cell: dict[str, Any] = {
+            "part": part,
+            "model": spec.key,
+            "timm": spec.timm,
+            "tokens": spec.tokens,
+            "threads": threads,
+            "batch": batch,
+            "gflop": spec.gflop * batch,
+            "engines": {},
+        }
+        outputs = {e: np.load(self.folder / f"{e}.npy") for e in ready}
+        name = "torch" if "torch" in ready else (ready or [""])[0]
+        cell["reference"] = name
+        for engine in ready:
+            every = [t for row in times[engine] for t in row]
+            error = float(np.abs(outputs[engine] - outputs[name]).max())
+            scale = float(np.abs(outputs[name]).max())
+            cell["engines"][engine] = {
+                "min": min(every),
+                "median": statistics.median(every),
+                "rounds": times[engine],
+                "difference": error,
+                "relative_difference": error / scale,
+                "right": error <= TOLERANCE * scale,
+                "setup": answers[engine]["setup"],
+                "peak_memory": answers[engine]["peak"],
+                "build_seconds": answers[engine]["seconds"],
+            }
+            self.data["engines"][engine] = {"version": answers[engine]["version"]}
+        self.data["cells"].append(cell)
+        say(report.cell_text(cell, peak))
+
+    def models(self) -> None:
+        for key in self.args.models:
+            for threads in self.args.threads:
+                self.compare(MODELS[key], threads, self.args.batches, "models")
+
+    def tokens(self) -> None:
+        """ViT-S/16 whole and one attention layer, from 197 to 4,097 tokens."""
+        threads = max(self.args.threads)
+        for image in TOKEN_SIZES:
+            self.compare(attention_layer(image), threads, [1], "attention")
+            self.compare(at_size(image), threads, [1], "tokens")
+
+    def cold(self) -> None:
+        """A new process to the first logits of ViT-B: the best and median of five."""
+        spec, threads = MODELS["B"], max(self.args.threads)
+        files = self.exported(spec)
+        engines = [e for e in self.engines if e != "torch.compile"]
+        if "torch.compile" in self.engines:
+            self.skip("torch.compile, cold start: its first call compiles for a while")
+        found: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+        arguments = (json.dumps(spec.to_dict()), str(files), str(threads))
+        for number in range(6):
+            for engine in engines:
+                try:
+                    out = run_module("coldstart", engine, *arguments)
+                except WorkerError as error:
+                    self.skip(f"{engine}, cold start: {error}")
+                    continue
+                if number:  # the first one filled the page cache
+                    found[engine].append(json.loads(out.splitlines()[-1]))
+        weights = (files / "model.safetensors").stat().st_size
+        rows = {}
+        for engine, runs in found.items():
+            if runs:
+                seconds = [run["seconds"] for run in runs]
+                self.data["engines"][engine] = {"version": runs[0]["version"]}
+                rows[engine] = {
+                    "min": min(seconds),
+                    "median": statistics.median(seconds),
+                    "peak": max(run["peak"] for run in runs),
+                    "before": max(run["before"] for run in runs),
+                }
+        self.data["cold"] = {"weights": weights, "threads": threads, "engines": rows}
+        say(report.cold_text(self.data["cold"]))
+
+    def overhead(self) -> None:
+        self.data["overhead"] = json.loads(run_module("overhead"))
+        say(report.overhead_text(self.data["overhead"]))
+
+
+def main() -> int:
+    args = parse()
+    os.environ["BENCH_COMPILE_MODE"] = args.compile_mode
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vitpool-bench-") as folder:
+        run = Run(args, Path(folder))
+        for part in args.parts:
+            try:
+                getattr(run, part)()
+            except WorkerError as error:
+                run.skip(f"{part}: {error}")
+        for threads in args.threads:
+            run.peak.measure(threads)
+        peak = {str(threads): rate for threads, rate in run.peak.best.items()}
+        run.data["peak"] = {
+            "gflops": peak,
+            "by": run.peak.source,
+            "bits": run.peak.bits,
+        }
+    run.data["minutes"] = (time.monotonic() - start) / 60
+    name = "overhead" if args.overhead else "quick" if args.quick else "results"
+    for path in report.write(run.data, args.out, name):
+        say(str(path))
+    wrong = [
+        f"{engine} on {cell['model']} batch {cell['batch']}"
+        for cell in run.data["cells"]
+        for engine, row in cell["engines"].items()
+        if not row["right"]
+    ]
+    if wrong:
+        say("outputs differ by more than they may: " + "; ".join(wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+/* How many threads this process may sensibly use. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_BASE_THREADS_DEFAULT_H
+#define VP_BASE_THREADS_DEFAULT_H
+
+#include <stddef.h>
+
+/* The least of online cores, CPU affinity and the cgroup (v1 or v2) CPU quota, rounded up;
+ * VITPOOL_NUM_THREADS, else OMP_NUM_THREADS, takes its place where it is a positive
+ * integer. At least 1. Needs neither /proc nor /sys to be there. */
+size_t vp_default_num_threads(void);
+
+#endif

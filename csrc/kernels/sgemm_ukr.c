@@ -1,0 +1,81 @@
+/* c[rows][32] (+)= a[rows][k] b[k][32]: our float32 micro-kernel for AVX-512.
+ *
+ * Two vectors of b and one broadcast of a per row feed 2 * rows accumulators; 14 rows use
+ * 31 of the 32 registers. a stays row-major: a broadcast costs a load port only, and the
+ * loads (rows + 2 per k) are far below what the two FMAs per row take. Heights are mixed by
+ * the caller so that no row is padding. A prefetch per k walks through the panel that comes
+ * next, whose weights are still in memory. SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/target.h"
+
+#if defined(__AVX512F__)
+
+/* Rows are addressed from one pointer in every three: [p], [p + lda], [p + 2 lda] need two
+ * registers, and 14 separate row pointers would not fit. */
+
+#define KERNEL(ROWS)                                                                \
+    static void kernel_##ROWS(size_t k, const float *a, size_t lda, const float *b, \
+                              size_t ldb, float *c, size_t ldc, int accumulate,     \
+                              const char *ahead, size_t ahead_step)                 \
+    {                                                                               \
+        __m512 acc[ROWS][2];                                                        \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                  \
+        {                                                                           \
+            acc[r][0] = acc[r][1] = _mm512_setzero_ps();                            \
+        }                                                                           \
+        const float *p[(ROWS + 2) / 3];                                             \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < (ROWS + 2) / 3; r++)        \
+        {                                                                           \
+            p[r] = a + 3 * r * lda;                                                 \
+        }                                                                           \
+        for (size_t i = 0; i < k; i++) {                                            \
+            const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);     \
+            b += ldb;                                                               \
+            _mm_prefetch(ahead, _MM_HINT_T1);                                       \
+            ahead += ahead_step;                                                    \
+            _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)              \
+            {                                                                       \
+                const __m512 x = _mm512_set1_ps(p[r / 3][r % 3 * lda]);             \
+                acc[r][0] = _mm512_fmadd_ps(x, b0, acc[r][0]);                      \
+                acc[r][1] = _mm512_fmadd_ps(x, b1, acc[r][1]);                      \
+            }                                                                       \
+            _Pragma("GCC unroll 16") for (size_t r = 0; r < (ROWS + 2) / 3; r++)    \
+            {                                                                       \
+                p[r]++;                                                             \
+            }                                                                       \
+        }                                                                           \
+        if (accumulate) {                                                           \
+            _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)              \
+            {                                                                       \
+                acc[r][0] = _mm512_add_ps(_mm512_load_ps(c + ldc * r), acc[r][0]);  \
+                acc[r][1] =                                                         \
+                    _mm512_add_ps(_mm512_load_ps(c + ldc * r + 16), acc[r][1]);     \
+            }                                                                       \
+        }                                                                           \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                  \
+        {                                                                           \
+            _mm512_store_ps(c + ldc * r, acc[r][0]);                                \
+            _mm512_store_ps(c + ldc * r + 16, acc[r][1]);                           \
+        }                                                                           \
+    }
+
+#define HEIGHTS(X) \
+    X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+
+HEIGHTS(KERNEL)
+
+void vp_sgemm_ukr_14x32__avx512(size_t rows, size_t k, const float *a, size_t lda,
+                                const float *b, size_t ldb, float *c, size_t ldc,
+                                int accumulate, const char *ahead, size_t ahead_step)
+{
+    switch (rows) {
+#define CASE(ROWS)                                                               \
+    case ROWS:                                                                   \
+        kernel_##ROWS(k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step); \
+        break;
+        HEIGHTS(CASE)
+    default:
+        break;
+    }
+}
+
+#endif

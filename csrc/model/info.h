@@ -1,0 +1,24 @@
+/* What python/ may use of the layers below model/ without a model.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_MODEL_INFO_H
+#define VP_MODEL_INFO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+
+typedef struct {
+    vp_target target;         /* in use; VP_TARGET_COUNT: VITPOOL_TARGET is unusable */
+    const char *micro_kernel; /* static */
+    size_t mr, nr;            /* its tile */
+    const char *blis_version; /* static */
+} vp_info;
+
+vp_info vp_info_get(void);
+
+/* out[channels][n] = (pixels[n][channels] / 255 - mean) / std */
+void vp_normalize_pixels(float *out, const uint8_t *pixels, size_t n, size_t channels,
+                         const float *mean, const float *std);
+
+#endif

@@ -1,0 +1,50 @@
+/* Where a forward pass's time goes, op by op. Off unless a caller passes one.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_MODEL_PROFILE_H
+#define VP_MODEL_PROFILE_H
+
+#include <stddef.h>
+#include <time.h>
+
+#define VP_PROFILE_OPS(X) \
+    X(patch_embed)        \
+    X(pos_embed) X(norm) X(qkv) X(attention) X(proj) X(fc1) X(fc2) X(pool) X(head)
+
+typedef enum {
+#define VP_PROFILE_ENUM(name) VP_PROFILE_##name,
+    VP_PROFILE_OPS(VP_PROFILE_ENUM)
+#undef VP_PROFILE_ENUM
+        VP_PROFILE_COUNT,
+} vp_profile_op;
+
+typedef struct {
+    double seconds[VP_PROFILE_COUNT];
+    double flops[VP_PROFILE_COUNT]; /* 2 for each multiply-add of a matrix product */
+    size_t calls[VP_PROFILE_COUNT];
+    double total; /* seconds of the whole pass */
+} vp_profile;
+
+extern const char *const vp_profile_names[VP_PROFILE_COUNT];
+
+static inline double vp_profile_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Times the statement and books it under the op; only runs it where profile is NULL. */
+#define VP_PROFILED(profile, op, work, ...)                                     \
+    do {                                                                        \
+        if ((profile) == NULL) {                                                \
+            __VA_ARGS__;                                                        \
+        } else {                                                                \
+            const double vp_start = vp_profile_now();                           \
+            __VA_ARGS__;                                                        \
+            (profile)->seconds[VP_PROFILE_##op] += vp_profile_now() - vp_start; \
+            (profile)->flops[VP_PROFILE_##op] += (double)(work);                \
+            (profile)->calls[VP_PROFILE_##op]++;                                \
+        }                                                                       \
+    } while (0)
+
+#endif

@@ -1,0 +1,141 @@
+/* timm's VisionTransformer: the public header of the core.
+ *
+ * A vp_vit is built once (create, then each parameter set), then never changed, counted by
+ * references and safe to use from any thread. What changes a model (reset_classifier,
+ * load_state_dict, pruning) makes a new vp_vit that shares the weights it keeps; the owner
+ * swaps one pointer. So every change is whole or has not happened.
+ *
+ * Letters: B images, N tokens (prefix + patches), C embed_dim, H heads, D head width,
+ * K num_classes. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_MODEL_VIT_H
+#define VP_MODEL_VIT_H
+
+#include "base/status.h"
+#include "model/config.h"
+#include "model/profile.h"
+#include "model/weight.h"
+#include "ops/attention.h"
+
+typedef struct vp_vit vp_vit;
+
+/* A parameter: timm's dotted name and its shape. */
+typedef struct {
+    char name[96];
+    size_t ndim, shape[4];
+    vp_weight **slot; /* where the model keeps it */
+    bool matrix;      /* packed; shape[0] rows */
+    size_t first;     /* rows of the first part, see vp_weight_create_matrix */
+} vp_param;
+
+/* A model without numbers, one reference. VP_ERR_VALUE or VP_ERR_MEMORY. */
+vp_status vp_vit_create(const vp_config *config, vp_vit **vit, vp_error *err);
+vp_vit *vp_vit_ref(vp_vit *vit);
+void vp_vit_unref(vp_vit *vit); /* NULL is fine */
+
+const vp_config *vp_vit_config(const vp_vit *vit);
+size_t vp_vit_num_params(const vp_vit *vit);
+const vp_param *vp_vit_param(const vp_vit *vit, size_t i);
+size_t vp_param_count(const vp_param *param); /* numbers */
+size_t vp_vit_weight_bytes(const vp_vit *vit);
+
+/* A number that no other model has. */
+unsigned long long vp_vit_serial(const vp_vit *vit);
+
+/* A number that names this model's attention pool as long as it lives; 0: none. */
+unsigned long long vp_vit_pool_serial(const vp_vit *vit);
+
+/* Building. Parameter i gets a copy of numbers[count]; or shares `from`'s parameter of the
+ * same name and shape (false where there is none); or fresh random numbers, timm's
+ * distribution for `mode` ("", "jax", "jax_nlhb", "moco", "reset"). */
+vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err);
+bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from);
+typedef struct {
+    const char *mode;
+    bool fix_init;
+    unsigned long long seed;
+} vp_init;
+vp_status vp_vit_init_param(vp_vit *vit, size_t i, const vp_init *init, vp_error *err);
+
+/* The last step: derives what forward needs from the parameters, all of which are set. */
+vp_status vp_vit_finish(vp_vit *vit, vp_error *err);
+
+/* timm's reset_classifier: a new model with num_classes outputs and, unless pool is NULL,
+ * that pool; all weights but the head's shared. Rules: docs of python/model.c.
+ * (model/classifier.c) */
+vp_status vp_vit_reset_classifier(vp_vit *vit, size_t num_classes, const vp_pool *pool,
+                                  bool add_attn_pool, unsigned long long seed,
+                                  vp_vit **out, vp_error *err);
+
+/* A new model with the same weights where `config` still has them, for changes that only
+ * drop parts (pruning) or replace some (set_input_size: the caller sets those first).
+ * Parameters already set are kept, the rest shared; VP_ERR_KEY names one that is missing. */
+vp_status vp_vit_share_rest(vp_vit *vit, const vp_vit *from, vp_error *err);
+
+/* A model's scratch memory, reused from call to call; any number of threads. */
+typedef struct vp_workspaces vp_workspaces;
+vp_workspaces *vp_workspaces_create(void);
+void vp_workspaces_free(vp_workspaces *workspaces);
+void vp_workspaces_release(vp_workspaces *workspaces); /* gives idle memory back */
+size_t vp_workspaces_bytes(vp_workspaces *workspaces);
+
+typedef enum {
+    VP_OUT_NONE,
+    VP_OUT_FEATURES,   /* (B, N, C): forward_features */
+    VP_OUT_PRE_LOGITS, /* (B, C), or (B, N, C) without a pool */
+    VP_OUT_LOGITS,     /* (B, K), or (B, N, K) */
+} vp_output;
+
+/* Block `block`'s output, normed by the final norm if wanted: (B, N, C). */
+typedef struct {
+    size_t block;
+    bool norm;
+    float *out;
+} vp_tap;
+
+/* Attention weights of block `block`, (B, H', N, N), H' = 2 H in differential attention;
+ * or, with block VP_MAP_POOL, of the attention pool: (B, H, 1, N') or (B, H, N', N'). */
+#define VP_MAP_POOL ((size_t)-1)
+typedef struct {
+    size_t block, which; /* which: of the parallel attentions of ParallelThingsBlock */
+    float *out;
+} vp_map;
+
+typedef struct {
+    const float *images; /* (B, in_chans, height, width) */
+    size_t batch, height, width;
+    const float
+        *pos_embed;      /* resampled to this size's grid, or NULL: the model's own */
+    const vp_mask *mask; /* strides as vp_mask; or NULL */
+    size_t depth;        /* blocks to run */
+    vp_output output;
+    float *out;
+    const vp_tap *taps;
+    size_t num_taps;
+    const vp_map *maps;
+    size_t num_maps;
+    vp_profile *profile; /* or NULL */
+} vp_forward;
+
+/* Is (height, width) an input that this model takes? VP_ERR_VALUE says which fit. The
+ * grid of patches it gives goes to grid[2]. */
+vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
+                            size_t grid[2], vp_error *err);
+
+/* Runs it; outputs are written on success only. VP_ERR_MEMORY. Thread-safe. */
+vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
+                         const vp_forward *forward, vp_error *err);
+
+/* forward_head on tokens (B, N, C): pool, fc_norm, head as `output` asks. */
+vp_status vp_vit_forward_head(const vp_vit *vit, vp_workspaces *workspaces,
+                              const float *tokens, size_t batch, size_t n,
+                              vp_output output, float *out, vp_error *err);
+
+/* pool on tokens (B, N, C) with this pool, which the model must have: (B, C) or, with
+ * VP_POOL_NONE, (B, N, C). */
+vp_status vp_vit_pool(const vp_vit *vit, vp_workspaces *workspaces, const float *tokens,
+                      size_t batch, size_t n, vp_pool pool, float *out, vp_error *err);
+
+/* May `pool` be used on this model's tokens? VP_ERR_VALUE. */
+vp_status vp_vit_check_pool(const vp_vit *vit, vp_pool pool, vp_error *err);
+
+#endif

@@ -1,0 +1,275 @@
+/* Scaled dot-product attention. SPDX-License-Identifier: Apache-2.0 */
+#include "ops/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "gemm/gemm.h"
+
+/* Keys in a block: their packed keys and values, and a strip's scores, stay in L2 and L1.
+ * Fixed, so that a sum's order depends on nk alone. */
+#define BLOCK_KEYS ((size_t)512)
+/* Queries in a work item, at most; a whole ViT-B sequence is one item a head. */
+#define BLOCK_QUERIES ((size_t)224)
+#define ITEMS_PER_WORKER ((size_t)3)
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Per-worker scratch. */
+typedef struct {
+    float *keys;      /* panels [dk][nr] of a block's keys */
+    float *values;    /* panels [keys][nr] of a block's values */
+    float *scores;    /* [mr][score_stride] */
+    float *sums;      /* [BLOCK_QUERIES + mr][sum_stride]: out before the division */
+    float *strip;     /* a packed strip of queries or weights, for packs_a */
+    float *max, *sum; /* [BLOCK_QUERIES] */
+    size_t score_stride, sum_stride;
+} room;
+
+static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float *base,
+                      room *r)
+{
+    const size_t keys = nk < BLOCK_KEYS ? nk : BLOCK_KEYS;
+    const size_t key_columns = round_up(keys, ukr->nr);
+    const size_t value_columns = round_up(dv, ukr->nr);
+    size_t used = 0;
+#define TAKE(field, count)                        \
+    r->field = base != NULL ? base + used : NULL; \
+    used += round_up(count, 16)
+    r->score_stride = round_up(key_columns, 16);
+    r->sum_stride = round_up(value_columns, 16);
+    TAKE(keys, key_columns * dk + 128);
+    TAKE(values, value_columns * keys + 128);
+    TAKE(scores, ukr->mr * r->score_stride);
+    TAKE(sums, (BLOCK_QUERIES + ukr->mr) * r->sum_stride);
+    TAKE(strip, ukr->packs_a ? ukr->mr * (keys > dk ? keys : dk) + 128 : 0);
+    TAKE(max, BLOCK_QUERIES);
+    TAKE(sum, BLOCK_QUERIES);
+#undef TAKE
+    return used;
+}
+
+vp_scratch vp_attention_scratch(size_t nk, size_t dk, size_t dv)
+{
+    room r;
+    return (vp_scratch){0, lay_out(vp_ukr_get(), nk, dk, dv, NULL, &r)};
+}
+
+/* Packs keys [n][dk] as panels [dk][nr], absent keys as zeros. */
+static void pack_keys(const vp_run *run, float *panels, const float *k, size_t row,
+                      size_t n, size_t dk)
+{
+    const size_t nr = run->ukr->nr;
+    for (size_t j = 0; j < n; j += nr) {
+        const size_t cols = n - j < nr ? n - j : nr;
+        float *panel = panels + j * dk;
+        if (cols < nr) {
+            memset(panel, 0, dk * nr * sizeof(float));
+        }
+        run->kernels->transpose(panel, nr, k + j * row, row, cols, dk);
+    }
+}
+
+/* Packs values [n][dv] as panels [n][nr], absent columns as zeros. */
+static void pack_values(const vp_run *run, float *panels, const float *v, size_t row,
+                        size_t n, size_t dv)
+{
+    const size_t nr = run->ukr->nr;
+    for (size_t d = 0; d < dv; d += nr) {
+        const size_t cols = dv - d < nr ? dv - d : nr;
+        float *panel = panels + d * n;
+        for (size_t i = 0; i < n; i++) {
+            memcpy(panel + i * nr, v + i * row + d, cols * sizeof(float));
+            memset(panel + i * nr + cols, 0, (nr - cols) * sizeof(float));
+        }
+    }
+}
+
+/* Turns raw scores of one query and keys [j0, j0 + n) into what softmax takes: with a mask
+ * they are scaled here, and the function's result is the factor still to apply. */
+static float mask_row(const vp_attention *at, size_t b, size_t h, size_t i, size_t j0,
+                      size_t n, float *scores)
+{
+    const vp_mask *mask = at->mask;
+    if (mask == NULL) {
+        return at->scale;
+    }
+    const size_t offset =
+        b * mask->batch + h / at->group * mask->head + i * mask->row + j0;
+    for (size_t j = 0; j < n; j++) {
+        float s = scores[j] * at->scale;
+        if (mask->bias != NULL) {
+            s += mask->bias[offset + j];
+        } else if (mask->allowed != NULL && !mask->allowed[offset + j]) {
+            s = -INFINITY;
+        }
+        scores[j] = mask->causal && j0 + j > i ? -INFINITY : s;
+    }
+    return 1.0f;
+}
+
+/* scores[rows][keys] = q[rows][dk] times the packed keys */
+static void score_strip(const vp_run *run, const room *r, const float *q, size_t q_row,
+                        size_t rows, size_t keys, size_t dk)
+{
+    const vp_ukr *ukr = run->ukr;
+    if (ukr->packs_a) {
+        vp_pack_strip(run->kernels, ukr, r->strip, q, q_row, rows, dk);
+        q = r->strip;
+    }
+    for (size_t j = 0; j < keys; j += ukr->nr) {
+        vp_ukr_run(ukr, VP_SUM_PIECE, rows, dk, q, q_row, r->keys + j * dk,
+                   r->scores + j, r->score_stride, 0, r->keys, 0);
+    }
+}
+
+typedef struct {
+    const vp_run *run;
+    const vp_attention *at;
+    size_t query_blocks, queries; /* per block */
+    float *weights;
+} job;
+
+/* One block of queries of one head of one image. */
+static void attention_task(void *ctx, size_t item, size_t worker)
+{
+    const job *j = ctx;
+    const vp_run *run = j->run;
+    const vp_attention *at = j->at;
+    const vp_ukr *ukr = run->ukr;
+    const size_t q0 = item % j->query_blocks * j->queries;
+    const size_t h = item / j->query_blocks % at->heads;
+    const size_t b = item / j->query_blocks / at->heads;
+    if (q0 >= at->nq) {
+        return;
+    }
+    const size_t nq = at->nq - q0 < j->queries ? at->nq - q0 : j->queries;
+    const float *q = at->q + b * at->q_image + q0 * at->q_row + h * at->dk;
+    const float *k = at->k + b * at->kv_image + h * at->dk;
+    const float *v = at->v + b * at->kv_image + h / at->group * at->dv;
+    float *out = at->out + b * at->out_image + q0 * at->out_row + h * at->dv;
+    room r;
+    (void)lay_out(ukr, at->nk, at->dk, at->dv, vp_run_worker(run, worker), &r);
+    for (size_t i = 0; i < nq; i++) {
+        r.max[i] = -INFINITY;
+        r.sum[i] = 0.0f;
+    }
+
+    for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
+        const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
+        pack_keys(run, r.keys, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+        pack_values(run, r.values, v + j0 * at->kv_row, at->kv_row, keys, at->dv);
+        const size_t strips = (nq + ukr->mr - 1) / ukr->mr;
+        size_t i0 = 0;
+        for (size_t strip = 0; strip < strips; strip++) {
+            /* strips of nearly equal height, as in gemm.c */
+            const size_t rows = nq / strips + (strip < nq % strips);
+            /* pass 1: scores of the strip */
+            score_strip(run, &r, q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
+            /* pass 2: online softmax, row by row */
+            for (size_t i = 0; i < rows; i++) {
+                float *scores = r.scores + i * r.score_stride;
+                const float scale = mask_row(at, b, h, q0 + i0 + i, j0, keys, scores);
+                float shrink;
+                run->kernels->softmax_block(scores, keys, scale, &r.max[i0 + i],
+                                            &r.sum[i0 + i], &shrink);
+                if (j0 > 0 && shrink != 1.0f) {
+                    float *sums = r.sums + (i0 + i) * r.sum_stride;
+                    run->kernels->axpby(sums, shrink, sums, 0.0f, at->dv);
+                }
+            }
+            /* pass 3: their weighted sum of the values */
+            const float *weights = r.scores;
+            if (ukr->packs_a) {
+                vp_pack_strip(run->kernels, ukr, r.strip, r.scores, r.score_stride,
+                              rows, keys);
+                weights = r.strip;
+            }
+            for (size_t d = 0; d < at->dv; d += ukr->nr) {
+                vp_ukr_run(ukr, VP_SUM_PIECE, rows, keys, weights, r.score_stride,
+                           r.values + d * keys, r.sums + i0 * r.sum_stride + d,
+                           r.sum_stride, j0 > 0, r.values, 0);
+            }
+            i0 += rows;
+        }
+    }
+    for (size_t i = 0; i < nq; i++) {
+        /* a query that may see nothing gives zeros, as torch's does */
+        const float inverse = r.sum[i] == 0.0f ? 0.0f : 1.0f / r.sum[i];
+        run->kernels->axpby(out + i * at->out_row, inverse, r.sums + i * r.sum_stride,
+                            0.0f, at->dv);
+    }
+}
+
+static void run_items(job *j, vp_task task)
+{
+    const vp_attention *at = j->at;
+    const size_t workers = j->run->team->workers;
+    const size_t pairs = at->batch * at->heads;
+    if (pairs == 0 || at->nq == 0 || at->nk == 0) {
+        return;
+    }
+    /* Blocks no larger than BLOCK_QUERIES, and enough of them for every worker. */
+    size_t blocks = (at->nq + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
+    const size_t wanted = (ITEMS_PER_WORKER * workers + pairs - 1) / pairs;
+    if (workers > 1 && blocks < wanted && pairs % workers != 0) {
+        blocks = wanted < at->nq ? wanted : at->nq;
+    }
+    j->queries = (at->nq + blocks - 1) / blocks;
+    j->query_blocks = (at->nq + j->queries - 1) / j->queries;
+    vp_parallel_for(j->run->team, pairs * j->query_blocks, task, j);
+}
+
+void vp_attention_run(const vp_run *run, const vp_attention *attention)
+{
+    job j = {.run = run, .at = attention};
+    run_items(&j, attention_task);
+}
+
+/* The weights of one block of queries: raw scores block by block into the output, then a
+ * softmax over each whole row. */
+static void weights_task(void *ctx, size_t item, size_t worker)
+{
+    const job *j = ctx;
+    const vp_run *run = j->run;
+    const vp_attention *at = j->at;
+    const size_t q0 = item % j->query_blocks * j->queries;
+    const size_t h = item / j->query_blocks % at->heads;
+    const size_t b = item / j->query_blocks / at->heads;
+    if (q0 >= at->nq) {
+        return;
+    }
+    const size_t nq = at->nq - q0 < j->queries ? at->nq - q0 : j->queries;
+    const float *q = at->q + b * at->q_image + q0 * at->q_row + h * at->dk;
+    const float *k = at->k + b * at->kv_image + h * at->dk;
+    float *weights = j->weights + ((b * at->heads + h) * at->nq + q0) * at->nk;
+    room r;
+    (void)lay_out(run->ukr, at->nk, at->dk, at->dv, vp_run_worker(run, worker), &r);
+    for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
+        const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
+        pack_keys(run, r.keys, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+        for (size_t i0 = 0; i0 < nq; i0 += run->ukr->mr) {
+            const size_t rows = nq - i0 < run->ukr->mr ? nq - i0 : run->ukr->mr;
+            score_strip(run, &r, q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
+            for (size_t i = 0; i < rows; i++) {
+                memcpy(weights + (i0 + i) * at->nk + j0, r.scores + i * r.score_stride,
+                       keys * sizeof(float));
+            }
+        }
+    }
+    for (size_t i = 0; i < nq; i++) {
+        float *row = weights + i * at->nk;
+        const float scale = mask_row(at, b, h, q0 + i, 0, at->nk, row);
+        run->kernels->softmax(row, at->nk, scale);
+    }
+}
+
+void vp_attention_weights(const vp_run *run, const vp_attention *attention,
+                          float *weights)
+{
+    job j = {.run = run, .at = attention, .weights = weights};
+    run_items(&j, weights_task);
+}

@@ -1,0 +1,27 @@
+/* LayerNorm and RMSNorm over rows. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_OPS_NORM_H
+#define VP_OPS_NORM_H
+
+#include "gemm/run.h"
+
+typedef enum {
+    VP_NORM_NONE,  /* Identity */
+    VP_NORM_LAYER, /* timm.layers.LayerNorm */
+    VP_NORM_RMS,   /* timm.layers.RmsNorm */
+} vp_norm_kind;
+
+typedef struct {
+    vp_norm_kind kind;
+    float eps;
+    const float *weight, *bias; /* [n]; bias is NULL with RMS */
+} vp_norm_op;
+
+/* y[m][n] = norm(x[m][n]), rows ldy, ldx apart; y may be x. With NONE it copies. */
+void vp_norm_run(const vp_run *run, const vp_norm_op *norm, size_t m, size_t n,
+                 float *y, size_t ldy, const float *x, size_t ldx);
+
+/* The same for `heads` neighbouring vectors of n in each of m rows, in place: qk_norm. */
+void vp_norm_heads(const vp_run *run, const vp_norm_op *norm, size_t m, size_t heads,
+                   size_t n, float *x, size_t ldx);
+
+#endif

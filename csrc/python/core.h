@@ -1,0 +1,61 @@
+/* The binding's shared parts: NumPy, module state, conversions. The only folder that knows
+ * Python.h. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_PYTHON_CORE_H
+#define VP_PYTHON_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL vitpool_numpy_api
+#ifndef VP_PYTHON_IMPORT_ARRAY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "model/vit.h"
+
+/* -- errors.c -- */
+
+/* Raises what `err` says; returns NULL for `return vp_raise(...)`. */
+PyObject *vp_raise(const vp_error *err);
+
+/* A count from anything with __index__ that is not a bool, at least 0 and at most 2^31 - 1;
+ * else TypeError or ValueError naming `what`. -1 with an exception set on failure. */
+Py_ssize_t vp_count_from(PyObject *object, const char *what);
+
+/* -- arrays.c -- */
+
+/* A C-contiguous, aligned float32 array of `ndim` dimensions from an array (float16, 32,
+ * 64 or bfloat16, any layout), a __dlpack__ producer on the CPU, an __array__ provider or a
+ * nested sequence. New reference. TypeError / ValueError name `what` and `axes`, e.g.
+ * "(batch, in_chans, height, width)". ndim < 0: any number of dimensions. */
+PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
+                             const char *axes);
+
+/* A new float32 array. */
+PyArrayObject *vp_array_new(int ndim, const npy_intp *shape);
+
+/* A mask as arrays and strides. init: returns 0, or -1 with an exception. */
+typedef struct {
+    vp_mask mask;
+    PyArrayObject *array; /* owned; NULL: causal only */
+} vp_py_mask;
+int vp_py_mask_init(vp_py_mask *mask, PyObject *attn_mask, int is_causal, size_t batch,
+                    size_t heads, size_t tokens);
+void vp_py_mask_free(vp_py_mask *mask);
+
+/* -- options.c -- */
+
+/* The config from a dict of resolved options (see vitpool/config.py); -1 on failure. */
+int vp_config_from_dict(PyObject *options, vp_config *config);
+PyObject *vp_config_to_dict(const vp_config *config);
+
+/* A pool from None (-> 0), or a str (-> 1); -1: TypeError or ValueError. */
+int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
+
+/* -- model.c -- */
+
+extern PyType_Spec vp_model_spec;
+
+#endif

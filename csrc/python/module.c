@@ -1,0 +1,208 @@
+/* The module vitpool._core. SPDX-License-Identifier: Apache-2.0 */
+#define VP_PYTHON_IMPORT_ARRAY
+#include "python/core.h"
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "base/parallel.h"
+#include "model/info.h"
+
+#ifndef VP_BUILD_INFO
+#define VP_BUILD_INFO "unknown"
+#endif
+
+PyDoc_STRVAR(set_num_threads_doc,
+             "set_num_threads(n, /)\n--\n\n"
+             "How many threads a forward pass may use, the caller included: 1 to 256.");
+
+static PyObject *set_num_threads(PyObject *module, PyObject *n)
+{
+    (void)module;
+    const Py_ssize_t count = vp_count_from(n, "n");
+    if (count < 0) {
+        return NULL;
+    }
+    if (count < 1 || count > VP_MAX_THREADS) {
+        PyErr_Format(PyExc_ValueError, "n must be from 1 to %d, not %zd",
+                     VP_MAX_THREADS, count);
+        return NULL;
+    }
+    vp_set_num_threads((size_t)count);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    get_num_threads_doc,
+    "get_num_threads()\n--\n\n"
+    "How many threads a forward pass may use. By default the least of cores, CPU\n"
+    "affinity and cgroup quota, or what VITPOOL_NUM_THREADS or OMP_NUM_THREADS "
+    "says.");
+
+static PyObject *get_num_threads(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(vp_get_num_threads());
+}
+
+PyDoc_STRVAR(
+    show_config_doc,
+    "show_config()\n--\n\n"
+    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build.");
+
+static PyObject *show_config(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    PyObject *targets = PyList_New(0);
+    for (int t = 0; targets != NULL && t < VP_TARGET_COUNT; t++) {
+        if (vp_target_supported((vp_target)t)) {
+            PyObject *name = PyUnicode_FromString(vp_target_name((vp_target)t));
+            if (name == NULL || PyList_Append(targets, name) < 0) {
+                Py_CLEAR(targets);
+            }
+            Py_XDECREF(name);
+        }
+    }
+    if (targets == NULL) {
+        return NULL;
+    }
+    const vp_info info = vp_info_get();
+    return Py_BuildValue("{s:s,s:N,s:s,s:(nn),s:s,s:n,s:s}", "target",
+                         vp_target_name(info.target), "targets", targets,
+                         "micro_kernel", info.micro_kernel, "tile", (Py_ssize_t)info.mr,
+                         (Py_ssize_t)info.nr, "blis", info.blis_version, "threads",
+                         (Py_ssize_t)vp_get_num_threads(), "build", VP_BUILD_INFO);
+}
+
+PyDoc_STRVAR(
+    normalize_u8_doc,
+    "normalize_u8(pixels, mean, std, /)\n--\n\n"
+    "(pixels / 255 - mean) / std, channels first: uint8 (height, width, channels)\n"
+    "to float32 (channels, height, width). mean, std: one number a channel.\n"
+    "Source: torchvision's ToTensor and Normalize, the same bits.");
+
+static PyObject *normalize_u8(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *pixels_object, *mean_object, *std_object, *result = NULL;
+    if (!PyArg_ParseTuple(args, "OOO:normalize_u8", &pixels_object, &mean_object,
+                          &std_object)) {
+        return NULL;
+    }
+    if (!PyArray_Check(pixels_object) ||
+        PyArray_TYPE((PyArrayObject *)pixels_object) != NPY_UINT8 ||
+        PyArray_NDIM((PyArrayObject *)pixels_object) != 3) {
+        PyErr_SetString(
+            PyExc_TypeError,
+            "pixels must be a uint8 array of shape (height, width, channels)");
+        return NULL;
+    }
+    PyArrayObject *pixels =
+        (PyArrayObject *)PyArray_FROM_OTF(pixels_object, NPY_UINT8, NPY_ARRAY_IN_ARRAY);
+    PyArrayObject *mean = (PyArrayObject *)PyArray_FROMANY(
+        mean_object, NPY_FLOAT, 1, 1, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
+    PyArrayObject *std = (PyArrayObject *)PyArray_FROMANY(
+        std_object, NPY_FLOAT, 1, 1, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
+    if (pixels == NULL || mean == NULL || std == NULL) {
+        goto done;
+    }
+    const npy_intp *size = PyArray_DIMS(pixels);
+    if (PyArray_SIZE(mean) != size[2] || PyArray_SIZE(std) != size[2]) {
+        PyErr_Format(PyExc_ValueError,
+                     "mean and std must have %zd numbers, not %zd and %zd",
+                     (Py_ssize_t)size[2], (Py_ssize_t)PyArray_SIZE(mean),
+                     (Py_ssize_t)PyArray_SIZE(std));
+        goto done;
+    }
+    const npy_intp shape[3] = {size[2], size[0], size[1]};
+    PyArrayObject *out = vp_array_new(3, shape);
+    if (out != NULL) {
+        Py_BEGIN_ALLOW_THREADS vp_normalize_pixels(
+            PyArray_DATA(out), PyArray_DATA(pixels), (size_t)(size[0] * size[1]),
+            (size_t)size[2], PyArray_DATA(mean), PyArray_DATA(std));
+        Py_END_ALLOW_THREADS
+    }
+    result = (PyObject *)out;
+done:
+    Py_XDECREF(pixels);
+    Py_XDECREF(mean);
+    Py_XDECREF(std);
+    return result;
+}
+
+PyDoc_STRVAR(fail_after_doc,
+             "_fail_allocations_after(n, /)\n--\n\n"
+             "For tests: after n more of the core's allocations every next one fails; "
+             "negative: off.");
+
+static PyObject *fail_allocations_after(PyObject *module, PyObject *n)
+{
+    (void)module;
+    const long count = PyLong_AsLong(n);
+    if (count == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    vp_memory_fail_after(count);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"set_num_threads", set_num_threads, METH_O, set_num_threads_doc},
+    {"get_num_threads", get_num_threads, METH_NOARGS, get_num_threads_doc},
+    {"show_config", show_config, METH_NOARGS, show_config_doc},
+    {"normalize_u8", normalize_u8, METH_VARARGS, normalize_u8_doc},
+    {"_fail_allocations_after", fail_allocations_after, METH_O, fail_after_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int import_numpy(void)
+{
+    import_array1(-1);
+    return 0;
+}
+
+static int module_exec(PyObject *module)
+{
+    if (import_numpy() < 0) {
+        return -1;
+    }
+    if (vp_info_get().target == VP_TARGET_COUNT) {
+        PyErr_Format(
+            PyExc_ImportError,
+            "VITPOOL_TARGET must be 'baseline', 'avx2' or 'avx512' and supported "
+            "by this machine, whose best is '%s'",
+            vp_target_name(vp_target_best()));
+        return -1;
+    }
+    PyObject *type = PyType_FromModuleAndSpec(module, &vp_model_spec, NULL);
+    const int status =
+        type != NULL ? PyModule_AddObjectRef(module, "VisionTransformer", type) : -1;
+    Py_XDECREF(type);
+    return status < 0 ? status
+                      : PyModule_AddStringConstant(module, "__version__", VP_VERSION);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030c0000
+    /* NumPy's own C-API lives in the main interpreter. */
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "vitpool._core",
+    .m_doc = "The C core of vitpool.",
+    .m_size = 0,
+    .m_methods = functions,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

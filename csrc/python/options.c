@@ -1,0 +1,271 @@
+/* A model's options as a dict of resolved names and numbers, both ways.
+ *
+ * vitpool/config.py turns timm's constructor arguments into this dict; here its values are
+ * checked once more, since nothing unvalidated may reach the core.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "python/core.h"
+
+#include <math.h>
+
+/* One line an option: kind, key, field. */
+#define OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)         \
+    PAIR("img_size", img_size)                        \
+    PAIR("patch_size", patch_size)                    \
+    SIZE("in_chans", in_chans)                        \
+    SIZE("num_classes", num_classes)                  \
+    SIZE("embed_dim", embed_dim)                      \
+    SIZE("depth", depth)                              \
+    SIZE("num_heads", num_heads)                      \
+    SIZE("mlp_hidden", mlp_hidden)                    \
+    SIZE("reg_tokens", reg_tokens)                    \
+    ENUM("block_fn", block, blocks)                   \
+    ENUM("mlp_layer", mlp, mlps)                      \
+    ENUM("attn_layer", attn, attns)                   \
+    ENUM("act_layer", act, acts)                      \
+    ENUM("norm_layer", norm_layer, norms)             \
+    ENUM("embed_norm_layer", embed_norm_layer, norms) \
+    REAL("norm_eps", norm_eps)                        \
+    REAL("embed_norm_eps", embed_norm_eps)            \
+    REAL("init_values", init_values)                  \
+    BOOL("has_init_values", has_init_values)          \
+    BOOL("qkv_bias", qkv_bias)                        \
+    BOOL("qk_norm", qk_norm)                          \
+    BOOL("scale_attn_norm", scale_attn_norm)          \
+    BOOL("scale_mlp_norm", scale_mlp_norm)            \
+    BOOL("proj_bias", proj_bias)                      \
+    BOOL("class_token", class_token)                  \
+    BOOL("pos_embed", pos_embed)                      \
+    BOOL("no_embed_class", no_embed_class)            \
+    BOOL("pre_norm", pre_norm)                        \
+    BOOL("norm", norm)                                \
+    BOOL("fc_norm", fc_norm)                          \
+    BOOL("pool_include_prefix", pool_include_prefix)  \
+    BOOL("dynamic_img_size", dynamic_img_size)        \
+    BOOL("dynamic_img_pad", dynamic_img_pad)
+
+static const char *const blocks[] = {"Block",
+                                     "ResPostBlock",
+                                     "ParallelScalingBlock",
+                                     "ParallelThingsBlock",
+                                     "DiffParallelScalingBlock",
+                                     NULL};
+static const char *const mlps[] = {"Mlp", "GluMlp", "SwiGLUPacked", "SwiGLU", NULL};
+static const char *const attns[] = {"attn", "diff", NULL};
+static const char *const acts[] = {"identity", "gelu", "gelu_tanh", "quick_gelu",
+                                   "silu",     "relu", NULL};
+static const char *const norms[] = {"identity", "layernorm", "rmsnorm", NULL};
+
+static PyObject *item(PyObject *options, const char *key)
+{
+    PyObject *value = PyDict_GetItemString(options, key); /* borrowed */
+    if (value == NULL) {
+        PyErr_Format(PyExc_TypeError, "option '%s' is missing", key);
+    }
+    return value;
+}
+
+static int get_size(PyObject *options, const char *key, size_t *out)
+{
+    PyObject *value = item(options, key);
+    const Py_ssize_t n = value != NULL ? vp_count_from(value, key) : -1;
+    *out = (size_t)n;
+    return n < 0 ? -1 : 0;
+}
+
+static int get_pair(PyObject *options, const char *key, size_t out[2])
+{
+    PyObject *value = item(options, key);
+    if (value == NULL) {
+        return -1;
+    }
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) {
+        PyErr_Format(PyExc_TypeError, "%s must be a pair of integers, not %R", key,
+                     value);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < 2; i++) {
+        const Py_ssize_t n = vp_count_from(PyTuple_GET_ITEM(value, i), key);
+        if (n < 0) {
+            return -1;
+        }
+        out[i] = (size_t)n;
+    }
+    return 0;
+}
+
+static int get_bool(PyObject *options, const char *key, bool *out)
+{
+    PyObject *value = item(options, key);
+    const int truth = value != NULL ? PyObject_IsTrue(value) : -1;
+    *out = truth > 0;
+    return truth < 0 ? -1 : 0;
+}
+
+static int get_real(PyObject *options, const char *key, float *out)
+{
+    PyObject *value = item(options, key);
+    const double x = value != NULL ? PyFloat_AsDouble(value) : -1.0;
+    if (value == NULL || (x == -1.0 && PyErr_Occurred())) {
+        return -1;
+    }
+    if (!isfinite(x)) {
+        PyErr_Format(PyExc_ValueError, "%s must be finite, not %R", key, value);
+        return -1;
+    }
+    *out = (float)x;
+    return 0;
+}
+
+static int get_enum(PyObject *options, const char *key, const char *const *names)
+{
+    PyObject *value = item(options, key);
+    const char *name = value != NULL ? PyUnicode_AsUTF8(value) : NULL;
+    if (name == NULL) {
+        return -1;
+    }
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return i;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "%s must not be %R", key, value);
+    return -1;
+}
+
+int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
+{
+    if (object == Py_None) {
+        return 0;
+    }
+    if (!PyUnicode_Check(object)) {
+        PyErr_Format(
+            PyExc_TypeError,
+            "%s must be a str ('', 'avg', 'avgmax', 'max', 'token', 'map', 'prr') "
+            "or None, not %.100s",
+            what, Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(object, &length);
+    vp_error err;
+    if (name == NULL) { /* lone surrogates: no pool's name */
+        PyErr_Clear();
+        PyErr_Format(
+            PyExc_ValueError,
+            "%s must be one of '', 'avg', 'avgmax', 'max', 'token', 'map', 'prr', "
+            "not %A",
+            what, object);
+        return -1;
+    }
+    if (vp_pool_parse(what, name, (size_t)length, pool, &err) != VP_OK) {
+        (void)vp_raise(&err);
+        return -1;
+    }
+    return 1;
+}
+
+int vp_config_from_dict(PyObject *options, vp_config *config)
+{
+    memset(config, 0, sizeof *config);
+    if (!PyDict_Check(options)) {
+        PyErr_Format(PyExc_TypeError, "options must be a dict, not %.100s",
+                     Py_TYPE(options)->tp_name);
+        return -1;
+    }
+#define SIZE(key, field)                              \
+    if (get_size(options, key, &config->field) < 0) { \
+        return -1;                                    \
+    }
+#define PAIR(key, field)                             \
+    if (get_pair(options, key, config->field) < 0) { \
+        return -1;                                   \
+    }
+#define BOOL(key, field)                              \
+    if (get_bool(options, key, &config->field) < 0) { \
+        return -1;                                    \
+    }
+#define REAL(key, field)                              \
+    if (get_real(options, key, &config->field) < 0) { \
+        return -1;                                    \
+    }
+#define ENUM(key, field, names)                           \
+    {                                                     \
+        const int choice = get_enum(options, key, names); \
+        if (choice < 0) {                                 \
+            return -1;                                    \
+        }                                                 \
+        config->field = choice;                           \
+    }
+    OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+#undef SIZE
+#undef PAIR
+#undef BOOL
+#undef REAL
+#undef ENUM
+    PyObject *pool = item(options, "global_pool");
+    if (pool == NULL) {
+        return -1;
+    }
+    if (pool == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "global_pool must be a str, not None");
+        return -1;
+    }
+    if (vp_pool_from(pool, "global_pool", &config->global_pool) < 0) {
+        return -1;
+    }
+    const bool module =
+        config->global_pool == VP_POOL_MAP || config->global_pool == VP_POOL_PRR;
+    config->attn_pool = module ? config->global_pool : VP_POOL_NONE;
+    return 0;
+}
+
+static int put(PyObject *dict, const char *key, PyObject *value)
+{
+    const int status = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
+    Py_XDECREF(value);
+    return status;
+}
+
+PyObject *vp_config_to_dict(const vp_config *config)
+{
+    PyObject *dict = PyDict_New();
+    if (dict == NULL) {
+        return NULL;
+    }
+#define SIZE(key, field)                                        \
+    if (put(dict, key, PyLong_FromSize_t(config->field)) < 0) { \
+        goto fail;                                              \
+    }
+#define PAIR(key, field)                                        \
+    if (put(dict, key,                                          \
+            Py_BuildValue("(nn)", (Py_ssize_t)config->field[0], \
+                          (Py_ssize_t)config->field[1])) < 0) { \
+        goto fail;                                              \
+    }
+#define BOOL(key, field)                                      \
+    if (put(dict, key, PyBool_FromLong(config->field)) < 0) { \
+        goto fail;                                            \
+    }
+#define REAL(key, field)                                                 \
+    if (put(dict, key, PyFloat_FromDouble((double)config->field)) < 0) { \
+        goto fail;                                                       \
+    }
+#define ENUM(key, field, names)                                           \
+    if (put(dict, key, PyUnicode_FromString(names[config->field])) < 0) { \
+        goto fail;                                                        \
+    }
+    OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+#undef SIZE
+#undef PAIR
+#undef BOOL
+#undef REAL
+#undef ENUM
+    if (put(dict, "global_pool",
+            PyUnicode_FromString(vp_pool_names[config->global_pool])) < 0) {
+        goto fail;
+    }
+    return dict;
+fail:
+    Py_DECREF(dict);
+    return NULL;
+}

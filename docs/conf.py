@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sphinx's settings; `make docs` builds to build/docs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "build" / "docs_results.md"
+sys.path.insert(0, str(ROOT))
+
+import vitpool
+
+project = "vitpool"
+copyright = "the vitpool authors"
+version = release = vitpool.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = f"vitpool {version}"
+smartquotes = False
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# Every notebook runs from a fresh kernel at each build; one that raises stops it.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+
+
+# 'name: what it is', 'name, other: what they are'
+ROW = re.compile(r"[a-z_]+(, [a-z_]+)*: ")
+
+
+def plain_paragraphs(app, what, name, obj, options, lines):
+    """Docstrings here are plain text; this makes reStructuredText of it.
+
+    A paragraph of 'name: what it is' rows, or with indented rows, becomes a line block;
+    an indented one a literal block; in all, * _ and | stay characters.
+    """
+    paragraphs = "\n".join(lines).split("\n\n")
+    out = []
+    for rows in (p.splitlines() for p in paragraphs if p.strip()):
+        if all(row.startswith("    ") for row in rows) or rows[0].startswith(">>>"):
+            out += ["::", "", *(f"    {row}" for row in rows), ""]
+        elif any(ROW.match(row) or row.startswith("    ") for row in rows):
+            out += [*(f"| {escape(row)}" for row in rows), ""]
+        else:
+            out += [*(escape(row) for row in rows), ""]
+    lines[:] = out
+
+
+def escape(text):
+    """Text that reStructuredText shows as it is; ``code`` and `code` become code."""
+    parts = text.replace("``", "`").split("`")
+    if len(parts) % 2 == 0:  # an odd backtick
+        parts = [text.replace("`", "'")]
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            for mark in "\\*_|":
+                part = part.replace(mark, "\\" + mark)
+            parts[i] = part
+        else:
+            parts[i] = f"``{part}``"
+    return "".join(parts)
+
+
+def write_results(app):
+    """What benchmarks.md includes: the results' tables and chart, as they are."""
+    folder = ROOT / "benchmarks" / "results"
+    text = [p.read_text(encoding="utf-8").strip() for p in sorted(folder.glob("*.md"))]
+    if (folder / "chart.png").exists():
+        text.insert(0, "![Engines compared](../benchmarks/results/chart.png)")
+    if not text:
+        text = ["No results are in this tree: `make bench` makes them."]
+    RESULTS.parent.mkdir(exist_ok=True)
+    text = [re.sub(r"^#", "##", part, flags=re.M) for part in text]
+    RESULTS.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", plain_paragraphs)
+    app.connect("builder-inited", write_results)

@@ -1,0 +1,294 @@
+"""Build of the C core: ``vitpool._core`` from csrc/, and the C test programs.
+
+Every file of csrc/ is compiled once, but csrc/kernels/: its files (other than
+``dispatch*.c`` and ``ref*.c``) are compiled once per target, with ``VP_TARGET`` set to
+the target's name. Objects go to build/, and are rebuilt when a source, a header or the
+command line changed.
+
+Environment:
+    CC, CFLAGS, LDFLAGS             the compiler, and flags after ours
+    VITPOOL_DEBUG=1                 -O0, asserts on, VP_DEBUG defined
+    VITPOOL_SANITIZE=a,b            e.g. address,undefined or thread
+    VITPOOL_COVERAGE=1              gcov counters
+    VITPOOL_WERROR=1                -Wconversion, and warnings are errors
+    BLIS_DIR, BLIS_INCLUDEDIR, BLIS_LIBDIR    see tools/find_blis.py
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from setuptools import Command, Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)  # so that all paths below, and __FILE__ in C, are relative
+sys.path.insert(0, str(ROOT / "tools"))
+
+from find_blis import MISSING, find_blis  # noqa: E402
+
+CSRC = Path("csrc")
+
+# target name -> flags; all but the first are for x86-64 only.
+TARGETS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": [
+        *("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq"),
+        *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
+    ],
+}
+
+
+def say(message: str) -> None:
+    """Tell a step of the build (``setup.py -q`` is silent)."""
+    logging.getLogger("vitpool").info(message)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One object file: a source, the flags that are its own, where it goes."""
+
+    source: Path
+    flags: list[str]
+    stem: str
+
+
+@dataclass
+class Toolchain:
+    """The compiler with its flags, and the folder that this variant builds in."""
+
+    version: str
+    cc: list[str] = field(init=False)
+    flags: list[str] = field(init=False)
+    link_flags: list[str] = field(init=False)
+    x86: bool = field(init=False)
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        env = os.environ
+        config_cc = sysconfig.get_config_var("CC") or "cc"
+        self.cc = shlex.split(env.get("CC") or config_cc)
+        if "CC" not in env and shutil.which(self.cc[0]) is None:
+            self.cc = ["cc"]  # the compiler that built Python is not at hand
+        if shutil.which(self.cc[0]) is None:
+            sys.exit("vitpool: no C compiler found. Install gcc or clang, or set CC.")
+
+        debug = env.get("VITPOOL_DEBUG", "0") not in ("", "0")
+        coverage = env.get("VITPOOL_COVERAGE", "0") not in ("", "0")
+        werror = env.get("VITPOOL_WERROR", "0") not in ("", "0")
+        sanitize = env.get("VITPOOL_SANITIZE", "")
+        if not re.fullmatch(r"[a-z,-]*", sanitize):
+            sys.exit(f"vitpool: VITPOOL_SANITIZE is {sanitize!r}, not a list of names")
+
+        variant: list[str] = []
+        mode = ["-O3", "-DNDEBUG"]
+        self.link_flags = []
+        if debug:
+            variant.append("debug")
+            mode = ["-O0", "-g", "-DVP_DEBUG=1"]
+        if sanitize:
+            variant.append(sanitize.replace(",", "-"))
+            if not debug:
+                mode = ["-O1", "-g", "-DVP_DEBUG=1"]
+            names = sanitize.replace("fuzzer", "fuzzer-no-link")
+            mode += [f"-fsanitize={names}", "-fno-omit-frame-pointer"]
+            mode += ["-fno-sanitize-recover=all"]
+            self.link_flags += [f"-fsanitize={names}"]
+        if coverage:
+            variant.append("coverage")
+            mode = ["-O0", "-g", "--coverage"]
+            self.link_flags += ["--coverage"]
+        warn = ["-Wall", "-Wextra"]
+        if werror:
+            variant.append("werror")
+            warn += ["-Wconversion", "-Werror"]
+
+        self.flags = ["-std=gnu11", *mode, "-ffp-contract=fast"]
+        self.flags += ["-fvisibility=hidden", "-fPIC", "-pthread", *warn]
+        self.flags += shlex.split(env.get("CFLAGS", ""))
+        self.link_flags += ["-pthread", *shlex.split(env.get("LDFLAGS", ""))]
+        self.x86 = re.match("x86_64|amd64", self._ask("-dumpmachine")) is not None
+        info = f"{self._ask('--version')}; {' '.join(self.flags)}"
+        info = info.replace("\\", "\\\\").replace('"', '\\"')
+        self.flags += [f'-DVP_BUILD_INFO="{info}"', f'-DVP_VERSION="{self.version}"']
+        if self.x86:
+            self.flags.append("-DVP_X86=1")
+        self.folder = Path("build", *["-".join(variant)] if variant else [])
+
+    def _ask(self, option: str) -> str:
+        run = subprocess.run([*self.cc, option], capture_output=True, text=True)
+        return run.stdout.partition("\n")[0].strip()
+
+    def _up_to_date(self, out: Path, command: list[str]) -> bool:
+        """True if out was made by this very command from files no newer than it."""
+        note, deps = out.with_suffix(".cmd"), out.with_suffix(".d")
+        try:
+            made = out.stat().st_mtime
+            if note.read_text() != shlex.join(command):
+                return False
+            names = deps.read_text().replace("\\\n", " ").partition(":")[2].split()
+            return all(os.stat(name).st_mtime <= made for name in names)
+        except OSError:
+            return False
+
+    def compile(self, units: list[Unit]) -> list[Path]:
+        """Compile what changed, in parallel; return the objects of all units."""
+
+        def one(unit: Unit) -> Path:
+            out = self.folder / "obj" / f"{unit.stem}.o"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            command = [*self.cc, *self.flags, *unit.flags, "-MMD"]
+            command += ["-c", str(unit.source), "-o", str(out)]
+            if not self._up_to_date(out, command):
+                say(f"compile {unit.stem}")
+                start = time.time_ns()
+                self.run(command)
+                os.utime(out, ns=(start, start))  # an edit made meanwhile is newer
+                out.with_suffix(".cmd").write_text(shlex.join(command))
+            return out
+
+        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(len(cores(0)))
+        try:
+            running = [pool.submit(one, unit) for unit in units]
+            wait(running)  # so that the errors of all files are seen
+            return [future.result() for future in running]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def link(self, objects: list[Path], out: Path, extra: list[str]) -> None:
+        """Link objects to out with BLIS, unless out is newer than all of them."""
+        blis = find_blis()
+        if blis is None:
+            sys.exit(MISSING)
+        command = [*self.cc, *map(str, objects), *extra, *blis.link_args]
+        if blis.static and sys.platform != "darwin":
+            command.append("-Wl,--exclude-libs,ALL")  # BLIS's symbols stay inside
+        command += [*self.link_flags, "-lm", "-o", str(out)]
+        note = self.folder / "obj" / f"{out.name}.link"
+        made = out.stat().st_mtime if out.exists() else 0.0
+        fresh = all(p.stat().st_mtime <= made for p in [*objects, blis.library])
+        if fresh and note.exists() and note.read_text() == shlex.join(command):
+            return
+        say(f"link {out}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)  # a running process keeps its old file
+        self.run(command)
+        note.write_text(shlex.join(command))
+
+    @staticmethod
+    def run(command: list[str]) -> None:
+        """Run a compiler; show what it says; CompileError when it fails."""
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.stderr:
+            print(done.stderr, file=sys.stderr, end="")
+        if done.returncode != 0:
+            raise CompileError(f"cannot build {command[-1]}")
+
+
+def core_units(x86: bool) -> list[Unit]:
+    """Everything of csrc/ but csrc/python/: no Python.h in here."""
+    blis = find_blis()
+    if blis is None:
+        sys.exit(MISSING)
+    units = []
+    for source in sorted(CSRC.glob("*/*.c")):
+        room, stem = source.parent.name, f"{source.parent.name}/{source.stem}"
+        flags = ["-I", str(CSRC)]
+        if room == "python":
+            continue
+        if room == "gemm":
+            flags += blis.compile_args
+        if room == "kernels" and not source.stem.startswith(("dispatch", "ref")):
+            for target, options in TARGETS.items():
+                if x86 or target == "baseline":
+                    own = [*flags, *options, f"-DVP_TARGET={target}"]
+                    units.append(Unit(source, own, f"{stem}__{target}"))
+        else:
+            units.append(Unit(source, flags, stem))
+    return units
+
+
+def python_units() -> list[Unit]:
+    """The files of csrc/python/, for the running Python and its NumPy."""
+    import numpy
+
+    flags = ["-I", str(CSRC), "-isystem", sysconfig.get_path("include")]
+    platinclude = sysconfig.get_path("platinclude")
+    if platinclude != sysconfig.get_path("include"):
+        flags += ["-isystem", platinclude]
+    flags += ["-isystem", numpy.get_include()]
+    tag = (sysconfig.get_config_var("SOABI") or "python").replace(".", "-")
+    return [
+        Unit(source, flags, f"python-{tag}/{source.stem}")
+        for source in sorted(CSRC.glob("python/*.c"))
+    ]
+
+
+class BuildCore(build_ext):
+    """build_ext that compiles per target, in parallel, and only what changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build vitpool._core to where setuptools wants it."""
+        tools = Toolchain(self.distribution.get_version())
+        objects = tools.compile(core_units(tools.x86) + python_units())
+        shared = ["-shared"]
+        if sys.platform == "darwin":
+            shared = ["-bundle", "-undefined", "dynamic_lookup"]
+        out = Path(os.path.relpath(self.get_ext_fullpath(ext.name)))
+        tools.link(objects, out, shared)
+
+
+class BuildCTests(Command):
+    """Build each .c of a folder, with a main() of its own, against the core."""
+
+    description = "build the C test programs to build/ctests"
+    user_options = [("source-dir=", None, "folder of the programs [tests/c]")]
+
+    def initialize_options(self) -> None:
+        self.source_dir = "tests/c"
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        tools = Toolchain(self.distribution.get_version())
+        folder = Path(self.source_dir)
+        core = tools.compile(core_units(tools.x86))
+        flags = ["-I", str(CSRC), "-I", str(folder), "-UNDEBUG"]
+        units = [
+            Unit(source, flags, f"{folder}/{source.stem}")
+            for source in sorted(folder.glob("*.c"))
+        ]
+        # libFuzzer brings its own main().
+        fuzzer = "fuzzer" in os.environ.get("VITPOOL_SANITIZE", "")
+        extra = ["-fsanitize=fuzzer"] if fuzzer else []
+        programs = tools.folder / ("fuzz" if fuzzer else "ctests")
+        for unit, obj in zip(units, tools.compile(units), strict=True):
+            tools.link([obj, *core], programs / unit.source.stem, extra)
+        for old in programs.glob("*"):
+            if not (folder / f"{old.name}.c").exists():
+                old.unlink()
+
+
+if not list(CSRC.glob("*/*.c")):
+    sys.exit("vitpool: csrc/ is missing beside setup.py")
+setup(
+    ext_modules=[
+        Extension("vitpool._core", sorted(map(str, CSRC.glob("*/*.c"))), language="c")
+    ],
+    cmdclass={"build_ext": BuildCore, "build_ctests": BuildCTests},
+)

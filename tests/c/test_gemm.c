@@ -1,0 +1,189 @@
+/* vp_gemm_run and packing, for the micro-kernel that the environment chose
+ * (VITPOOL_TARGET, VITPOOL_UKR): right, the same bits for every batch and thread count.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "base/memory.h"
+#include "check.h"
+#include "gemm/gemm.h"
+
+static double act_of(double x, vp_act act)
+{
+    float in = (float)x, out;
+    vp_kernels_reference.activate(&out, &in, 1, act);
+    return out;
+}
+
+/* One product with everything that a finish may hold, chosen by `parts`. */
+typedef struct {
+    size_t m, n, k, lda;
+    unsigned parts; /* 1 bias, 2 gate, 4 scale, 8 residual (is out), 16 GELU */
+} shape;
+
+typedef struct {
+    float *a, *w, *gate, *bias, *scale, *out;
+    vp_packed packed, packed_gate;
+} operands;
+
+static void make(operands *o, const shape *s)
+{
+    check_seed = s->n * 1000 + s->k; /* the same rows whatever m is */
+    o->w = vp_alloc(s->n * s->k * sizeof(float));
+    o->gate = vp_alloc(s->n * s->k * sizeof(float));
+    o->bias = vp_alloc(s->n * sizeof(float));
+    o->scale = vp_alloc(s->n * sizeof(float));
+    o->a = vp_alloc(s->m * s->lda * sizeof(float));
+    o->out = vp_alloc(s->m * s->n * sizeof(float));
+    check_fill(o->w, s->n * s->k, 1.0f);
+    check_fill(o->gate, s->n * s->k, 1.0f);
+    check_fill(o->bias, s->n, 1.0f);
+    check_fill(o->scale, s->n, 1.0f);
+    check_fill(o->a, s->m * s->lda, 1.0f);
+    for (size_t i = 0; i < s->m * s->n; i++) {
+        o->out[i] = (float)(i % 17);
+    }
+    CHECK(vp_packed_init(&o->packed, s->n, s->k) == 0, "no memory");
+    CHECK(vp_packed_init(&o->packed_gate, s->n, s->k) == 0, "no memory");
+    vp_pack(&o->packed, o->w);
+    vp_pack(&o->packed_gate, o->gate);
+}
+
+static void drop(operands *o)
+{
+    vp_free(o->a);
+    vp_free(o->w);
+    vp_free(o->gate);
+    vp_free(o->bias);
+    vp_free(o->scale);
+    vp_free(o->out);
+    vp_packed_free(&o->packed);
+    vp_packed_free(&o->packed_gate);
+}
+
+static void run(const operands *o, const shape *s)
+{
+    vp_team team;
+    const size_t workers = vp_team_open(&team);
+    vp_run with = {.team = &team, .kernels = vp_kernels_get(), .ukr = vp_ukr_get()};
+    const bool gated = (s->parts & 2) != 0;
+    vp_scratch_max(&with.have, vp_gemm_scratch(s->m, s->k, gated));
+    with.shared = vp_alloc(with.have.shared * sizeof(float));
+    with.worker = vp_alloc(workers * with.have.worker * sizeof(float));
+    vp_gemm gemm = {.m = s->m, .a = o->a, .lda = s->lda, .w = &o->packed};
+    gemm.gate = gated ? &o->packed_gate : NULL;
+    gemm.finish = (vp_finish){.out = o->out, .out_stride = s->n};
+    gemm.finish.bias = s->parts & 1 ? o->bias : NULL;
+    gemm.finish.gate_bias = s->parts & 1 ? o->bias : NULL;
+    gemm.finish.scale = s->parts & 4 ? o->scale : NULL;
+    gemm.finish.residual = s->parts & 8 ? o->out : NULL;
+    gemm.finish.residual_stride = s->n;
+    gemm.finish.act = s->parts & 16 ? VP_ACT_GELU : VP_ACT_NONE;
+    vp_gemm_run(&with, &gemm);
+    vp_free(with.shared);
+    vp_free(with.worker);
+    vp_team_close(&team);
+}
+
+static double product(const float *a, const float *w, size_t k)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < k; i++) {
+        sum += (double)a[i] * w[i];
+    }
+    return sum;
+}
+
+static void check_right(const shape *s)
+{
+    operands o;
+    make(&o, s);
+    run(&o, s);
+    const vp_act act = s->parts & 16 ? VP_ACT_GELU : VP_ACT_NONE;
+    for (size_t i = 0; i < s->m; i++) {
+        for (size_t j = 0; j < s->n; j++) {
+            const float *a = o.a + i * s->lda;
+            const double bias = s->parts & 1 ? o.bias[j] : 0.0;
+            double v = product(a, o.w + j * s->k, s->k) + bias;
+            if (s->parts & 2) {
+                v *= act_of(product(a, o.gate + j * s->k, s->k) + bias, act);
+            } else {
+                v = act_of(v, act);
+            }
+            v *= s->parts & 4 ? o.scale[j] : 1.0;
+            v += s->parts & 8 ? (double)((i * s->n + j) % 17) : 0.0;
+            const double size = sqrt((double)s->k);
+            CHECK(fabs(o.out[i * s->n + j] - v) <= 2e-6 * (size * size + 20.0),
+                  "m %zu n %zu k %zu parts %u at (%zu, %zu): %.9g, not %.9g", s->m,
+                  s->n, s->k, s->parts, i, j, (double)o.out[i * s->n + j], v);
+        }
+    }
+    drop(&o);
+}
+
+/* Row i has the same bits for every m and every number of threads. */
+static void check_bits(size_t n, size_t k, unsigned parts)
+{
+    static const size_t heights[] = {1, 2, 13, 14, 15, 27, 29, 33, 64, 197, 211, 430};
+    const size_t most = 430;
+    operands all;
+    const shape whole = {most, n, k, k + 3, parts};
+    vp_set_num_threads(1);
+    make(&all, &whole);
+    run(&all, &whole);
+    for (size_t h = 0; h < sizeof heights / sizeof *heights; h++) {
+        for (size_t threads = 1; threads <= 4; threads += 1 + h % 2) {
+            operands some;
+            const shape s = {heights[h], n, k, k + 3, parts};
+            vp_set_num_threads(threads);
+            make(&some, &s);
+            run(&some, &s);
+            CHECK(memcmp(some.out, all.out, s.m * n * sizeof(float)) == 0,
+                  "other bits: m %zu n %zu k %zu parts %u, %zu threads", s.m, n, k,
+                  parts, threads);
+            drop(&some);
+        }
+    }
+    drop(&all);
+}
+
+static void check_unpack(size_t n, size_t k)
+{
+    vp_packed packed;
+    check_memory source = check_memory_new(n * k * sizeof(float), true);
+    check_memory target = check_memory_new(n * k * sizeof(float), true);
+    unsigned char *bytes = source.data;
+    for (size_t i = 0; i < n * k * sizeof(float); i++) {
+        bytes[i] = (unsigned char)(i * 2654435761u >> 13); /* NaNs and all */
+    }
+    CHECK(vp_packed_init(&packed, n, k) == 0, "no memory");
+    vp_pack(&packed, source.data);
+    vp_unpack(&packed, target.data);
+    CHECK(memcmp(source.data, target.data, n * k * sizeof(float)) == 0,
+          "pack and unpack of %zu x %zu change bits", n, k);
+    vp_packed_free(&packed);
+    check_memory_free(&source, "vp_pack");
+    check_memory_free(&target, "vp_unpack");
+}
+
+int main(void)
+{
+    static const size_t ns[] = {1, 7, 16, 31, 32, 33, 65};
+    static const size_t ks[] = {1, 2, 5, 17, 64, 100, 1024, 1025, 2100};
+    (void)printf("%s\n", vp_ukr_get()->name);
+    for (size_t i = 0; i < sizeof ns / sizeof *ns; i++) {
+        for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
+            check_unpack(ns[i], ks[j]);
+            for (size_t m = 0; m <= 40; m += ks[j] > 100 ? 9 : m < 15 ? 1 : 5) {
+                vp_set_num_threads(1 + m % 3);
+                check_right(&(shape){m, ns[i], ks[j], ks[j] + m % 2,
+                                     (unsigned)(m * 7 + i * 5 + j) % 32});
+            }
+        }
+    }
+    for (unsigned parts = 0; parts < 32; parts++) {
+        check_right(&(shape){15, 45, 70, 70, parts});
+    }
+    check_right(&(shape){460, 70, 33, 40, 31});
+    check_bits(100, 64, 0);
+    check_bits(70, 33, 31);
+    check_bits(33, 1100, 13);
+    return check_done();
+}

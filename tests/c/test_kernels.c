@@ -1,0 +1,333 @@
+/* Each kernel of VP_KERNELS on every target of this machine against its plain C twin:
+ * all tails, both ends of memory guarded, in place, NaN and infinity.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "check.h"
+#include "kernels/kernels.h"
+
+#define MOST ((size_t)70)
+
+static const vp_kernels *fast;
+static const vp_kernels *const plain = &vp_kernels_reference;
+static const char *target;
+static bool at_end; /* which side of the guarded memory the data lies at */
+
+static float *room(check_memory *memory, size_t floats)
+{
+    *memory = check_memory_new(floats * sizeof(float), at_end);
+    return memory->data;
+}
+
+static void compare(const char *what, const float *got, const float *want, size_t n,
+                    double tolerance)
+{
+    for (size_t i = 0; i < n; i++) {
+        CHECK(check_close(got[i], want[i], tolerance),
+              "%s %s[%zu of %zu]: %.9g, not %.9g", target, what, i, n, (double)got[i],
+              (double)want[i]);
+    }
+}
+
+/* Puts one odd number among n random ones: case 0 is none. */
+static const float odd[] = {0.0f, NAN, INFINITY, -INFINITY, 1e30f, -1e30f, 1e-40f};
+#define ODD (sizeof odd / sizeof *odd)
+static void fill_odd(float *x, size_t n, size_t which)
+{
+    check_fill(x, n, 3.0f);
+    if (which > 0) {
+        x[n * 2 / 3] = odd[which];
+    }
+}
+
+static void test_norms(bool layer)
+{
+    for (size_t n = 1; n <= MOST; n++) {
+        for (size_t c = 0; c < 2 * 4; c++) {
+            check_memory mx, mw, mb;
+            float *x = room(&mx, n), *w = room(&mw, n), *b = room(&mb, n);
+            float want[MOST];
+            fill_odd(x, n, c % 4);
+            check_fill(w, n, 1.0f);
+            check_fill(b, n, 1.0f);
+            const float *weight = c < 4 ? w : NULL, *bias = c < 4 ? b : NULL;
+            if (layer) {
+                plain->layer_norm(want, x, weight, bias, n, 1e-6f);
+                fast->layer_norm(x, x, weight, bias, n, 1e-6f);
+            } else {
+                plain->rms_norm(want, x, weight, n, 1e-6f);
+                fast->rms_norm(x, x, weight, n, 1e-6f);
+            }
+            compare(layer ? "layer_norm" : "rms_norm", x, want, n, 1e-5);
+            check_memory_free(&mx, "x of a norm");
+            check_memory_free(&mw, "w of a norm");
+            check_memory_free(&mb, "b of a norm");
+        }
+    }
+}
+
+static void test_layer_norm(void)
+{
+    test_norms(true);
+}
+
+static void test_rms_norm(void)
+{
+    test_norms(false);
+}
+
+static void test_activate(void)
+{
+    for (int act = VP_ACT_NONE; act <= VP_ACT_RELU; act++) {
+        for (size_t n = 1; n <= MOST; n++) {
+            for (size_t c = 0; c < ODD; c++) {
+                check_memory mx;
+                float *x = room(&mx, n), want[MOST];
+                fill_odd(x, n, c);
+                plain->activate(want, x, n, (vp_act)act);
+                fast->activate(x, x, n, (vp_act)act);
+                compare("activate", x, want, n, 1e-6);
+                check_memory_free(&mx, "activate");
+            }
+        }
+        /* a fine sweep, where the approximations change pieces */
+        for (double at = -20.0; at < 20.0; at += 1e-3) {
+            float x = (float)at, want;
+            plain->activate(&want, &x, 1, (vp_act)act);
+            fast->activate(&x, &x, 1, (vp_act)act);
+            CHECK(check_close(x, want, 4e-7), "%s act %d(%g): %.9g, not %.9g", target,
+                  act, at, (double)x, (double)want);
+        }
+    }
+}
+
+static void test_softmax(void)
+{
+    for (size_t n = 1; n <= MOST; n++) {
+        for (size_t c = 0; c < 5; c++) {
+            check_memory mx;
+            float *x = room(&mx, n), want[MOST];
+            fill_odd(x, n, c < 4 ? c : 0);
+            for (size_t i = 0; c == 4 && i < n; i++) {
+                x[i] = -INFINITY;
+            }
+            memcpy(want, x, n * sizeof *x);
+            plain->softmax(want, n, 0.7f);
+            fast->softmax(x, n, 0.7f);
+            compare("softmax", x, want, n, 1e-6);
+            check_memory_free(&mx, "softmax");
+        }
+    }
+}
+
+static void test_softmax_block(void)
+{
+    for (size_t n = 1; n <= MOST; n++) {
+        for (size_t c = 0; c < 4; c++) {
+            float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, shrink[2];
+            for (size_t block = 0; block < 4; block++) {
+                check_memory mx;
+                float *x = room(&mx, n), want[MOST];
+                fill_odd(x, n, block == 1 ? c : 0);
+                for (size_t i = 0; c == 3 && block == 0 && i < n; i++) {
+                    x[i] = -INFINITY; /* nothing seen in the first block */
+                }
+                memcpy(want, x, n * sizeof *x);
+                plain->softmax_block(want, n, 1.3f, &max[0], &sum[0], &shrink[0]);
+                fast->softmax_block(x, n, 1.3f, &max[1], &sum[1], &shrink[1]);
+                if (!isnan(sum[0])) { /* else the sum makes everything NaN at last */
+                    compare("softmax_block", x, want, n, 1e-6);
+                    CHECK(check_close(max[1], max[0], 1e-6), "%s max", target);
+                    CHECK(check_close(shrink[1], shrink[0], 1e-6), "%s shrink", target);
+                }
+                CHECK(check_close(sum[1], sum[0], 1e-5), "%s sum %g, not %g", target,
+                      (double)sum[1], (double)sum[0]);
+                check_memory_free(&mx, "softmax_block");
+            }
+        }
+    }
+}
+
+/* The four that read x and change y. */
+typedef enum { ADD, MAXIMUM, AXPBY, DOT } pair_kernel;
+
+static void test_pair(pair_kernel kernel)
+{
+    for (size_t n = 1; n <= MOST; n++) {
+        for (size_t c = 0; c < 2 * ODD; c++) {
+            check_memory mx, my;
+            float *x = room(&mx, n), *y = room(&my, n), want[MOST], got = 0, sum = 0;
+            fill_odd(x, n, c < ODD ? c : 0);
+            fill_odd(y, n, c < ODD ? 0 : c - ODD);
+            memcpy(want, y, n * sizeof *y);
+            switch (kernel) {
+            case ADD:
+                plain->add(want, x, n);
+                fast->add(y, x, n);
+                compare("add", y, want, n, 0.0);
+                break;
+            case MAXIMUM:
+                plain->maximum(want, x, n);
+                fast->maximum(y, x, n);
+                compare("maximum", y, want, n, 0.0);
+                break;
+            case AXPBY: {
+                const float b = c % 3 == 0 ? 0.0f : 0.37f; /* 0: y is not read */
+                plain->axpby(want, -1.7f, x, b, n);
+                fast->axpby(y, -1.7f, x, b, n);
+                compare("axpby", y, want, n, 1e-6);
+                break;
+            }
+            case DOT:
+                plain->dot(&sum, x, y, n);
+                fast->dot(&got, x, y, n);
+                compare("dot", &got, &sum, 1, 2e-5);
+                break;
+            }
+            check_memory_free(&mx, "x of a pair");
+            check_memory_free(&my, "y of a pair");
+        }
+    }
+}
+
+static void test_add(void)
+{
+    test_pair(ADD);
+}
+
+static void test_maximum(void)
+{
+    test_pair(MAXIMUM);
+}
+
+static void test_axpby(void)
+{
+    test_pair(AXPBY);
+}
+
+static void test_dot(void)
+{
+    test_pair(DOT);
+}
+
+static void test_transpose(void)
+{
+    for (size_t rows = 1; rows <= 40; rows++) {
+        for (size_t cols = 1; cols <= MOST; cols += 1 + cols / 20) {
+            for (size_t gap = 0; gap < 6; gap += 5) {
+                const size_t ldx = cols + gap, ldy = rows + gap;
+                check_memory mx, my;
+                float *x = room(&mx, (rows - 1) * ldx + cols);
+                float *y = room(&my, (cols - 1) * ldy + rows);
+                float want[MOST * 45];
+                for (size_t i = 0; i < (rows - 1) * ldx + cols; i++) {
+                    x[i] = (float)i;
+                }
+                memcpy(want, y, ((cols - 1) * ldy + rows) * sizeof *y);
+                plain->transpose(want, ldy, x, ldx, rows, cols);
+                fast->transpose(y, ldy, x, ldx, rows, cols);
+                CHECK(memcmp(y, want, ((cols - 1) * ldy + rows) * sizeof *y) == 0,
+                      "%s transpose %zu x %zu, gap %zu", target, rows, cols, gap);
+                check_memory_free(&mx, "x of transpose");
+                check_memory_free(&my, "y of transpose");
+            }
+        }
+    }
+}
+
+static void test_finish(void)
+{
+    enum { ROWS = 5, GAP = 3, SIZE = ROWS * (70 + GAP) };
+    for (size_t cols = 1; cols <= MOST; cols += cols < 34 ? 1 : 9) {
+        for (unsigned parts = 0; parts < 64; parts++) {
+            const size_t stride = cols + GAP, size = (ROWS - 1) * stride + cols;
+            check_memory mp, mg, mr, mb, mo;
+            float *product = room(&mp, size), *gate = room(&mg, size);
+            float *residual = room(&mr, size), *bias = room(&mb, cols);
+            float *out = room(&mo, size), want[SIZE];
+            check_fill(product, size, 2.0f);
+            check_fill(gate, size, 2.0f);
+            check_fill(residual, size, 2.0f);
+            check_fill(bias, cols, 1.0f);
+            if (cols % 7 == 3) {
+                product[cols / 2] = NAN;
+            }
+            vp_finish how = {.act = (vp_act)(parts % 6), .out_stride = stride};
+            how.bias = parts & 1 ? bias : NULL;
+            how.gate = parts & 2 ? gate : NULL;
+            how.gate_bias = parts & 4 ? bias : NULL;
+            how.gate_stride = stride;
+            how.scale = parts & 8 ? bias : NULL;
+            how.residual = parts & 16 ? residual : NULL;
+            how.residual_stride = stride;
+            how.out = want;
+            memcpy(want, out, size * sizeof *out);
+            plain->finish(product, stride, ROWS, cols, &how);
+            how.out = out;
+            if (parts & 16 && parts & 32) {
+                how.out = residual; /* in place */
+            }
+            fast->finish(product, stride, ROWS, cols, &how);
+            for (size_t r = 0; r < ROWS; r++) {
+                compare("finish", how.out + r * stride, want + r * stride, cols, 2e-6);
+            }
+            check_memory_free(&mp, "product");
+            check_memory_free(&mg, "gate");
+            check_memory_free(&mr, "residual");
+            check_memory_free(&mb, "bias");
+            check_memory_free(&mo, "out");
+        }
+    }
+}
+
+static void test_normalize_u8(void)
+{
+    for (size_t channels = 1; channels <= 5; channels++) {
+        const float mean[5] = {0.485f, 0.456f, 0.406f, 0.5f, 0.0f};
+        const float std[5] = {0.229f, 0.224f, 0.225f, 0.5f, 1.0f};
+        for (size_t n = 1; n <= 300; n += n < MOST ? 1 : 37) {
+            check_memory mp = check_memory_new(n * channels, at_end), mo;
+            uint8_t *pixels = mp.data;
+            float *out = room(&mo, n * channels), want[5 * 300];
+            for (size_t i = 0; i < n * channels; i++) {
+                pixels[i] = (uint8_t)(i * 37 + n);
+            }
+            plain->normalize_u8(want, pixels, n, channels, mean, std);
+            fast->normalize_u8(out, pixels, n, channels, mean, std);
+            CHECK(memcmp(out, want, n * channels * sizeof *out) == 0,
+                  "%s normalize_u8 of %zu x %zu: other bits", target, n, channels);
+            check_memory_free(&mp, "pixels");
+            check_memory_free(&mo, "out of normalize_u8");
+        }
+    }
+}
+
+/* A kernel without a test does not compile. */
+static const struct {
+    const char *name;
+    void (*test)(void);
+} tests[] = {
+#define TEST(name, parameters) {#name, test_##name},
+    VP_KERNELS(TEST)
+#undef TEST
+};
+
+int main(void)
+{
+    for (int t = 0; t < VP_TARGET_COUNT; t++) {
+        if (!vp_target_supported((vp_target)t)) {
+            continue;
+        }
+        fast = vp_kernels_for((vp_target)t);
+        target = vp_target_name((vp_target)t);
+        for (int side = 0; side < 2; side++) {
+            at_end = side == 1;
+            for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+                const int before = check_failures;
+                tests[i].test();
+                if (check_failures > before) {
+                    (void)fprintf(stderr, "%s: %s failed\n", target, tests[i].name);
+                }
+            }
+        }
+    }
+    return check_done();
+}

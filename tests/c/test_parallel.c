@@ -1,0 +1,126 @@
+/* vp_parallel_for: every item once, whoever calls, whatever changes meanwhile.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/parallel.h"
+#include "check.h"
+
+#define MOST_ITEMS 300
+
+typedef struct {
+    atomic_int runs[MOST_ITEMS];
+    size_t
+        plain[MOST_ITEMS]; /* written by whoever runs the item, read after the loop */
+    size_t items, workers, salt;
+    atomic_int outside; /* items or workers that do not exist */
+} loop;
+
+static void task(void *ctx, size_t item, size_t worker)
+{
+    loop *l = ctx;
+    if (item >= l->items || worker >= l->workers) {
+        atomic_fetch_add(&l->outside, 1);
+        return;
+    }
+    atomic_fetch_add(&l->runs[item], 1);
+    l->plain[item] = item * 3 + l->salt;
+}
+
+/* Some forward passes of some loops each. */
+static void *caller(void *argument)
+{
+    const size_t salt = (size_t)(uintptr_t)argument;
+    loop *l = calloc(1, sizeof *l);
+    for (size_t pass = 0; pass < 200; pass++) {
+        vp_team team;
+        const size_t workers = vp_team_open(&team);
+        for (size_t i = 0; i < 8; i++) {
+            memset(l, 0, sizeof *l);
+            l->items = (pass * 7 + i * 31) % MOST_ITEMS;
+            l->workers = workers;
+            l->salt = salt + pass;
+            vp_parallel_for(&team, l->items, task, l);
+            CHECK(l->outside == 0, "%d items or workers do not exist", l->outside);
+            for (size_t k = 0; k < l->items; k++) {
+                CHECK(l->runs[k] == 1, "item %zu of %zu ran %d times", k, l->items,
+                      l->runs[k]);
+                CHECK(l->plain[k] == k * 3 + l->salt, "item %zu is not visible", k);
+            }
+        }
+        vp_team_close(&team);
+    }
+    free(l);
+    return NULL;
+}
+
+/* Two worker numbers at work at once must differ. */
+static atomic_int busy[VP_MAX_THREADS];
+static atomic_int clashes;
+
+static void exclusive(void *ctx, size_t item, size_t worker)
+{
+    (void)ctx, (void)item;
+    if (atomic_fetch_add(&busy[worker], 1) != 0) {
+        atomic_fetch_add(&clashes, 1);
+    }
+    for (int spin = 0; spin < 100; spin++) {
+        __asm__ __volatile__("" ::: "memory");
+    }
+    atomic_fetch_sub(&busy[worker], 1);
+}
+
+static void *changer(void *argument)
+{
+    atomic_bool *stop = argument;
+    for (size_t n = 1; !atomic_load(stop); n++) {
+        vp_set_num_threads(1 + n % 5);
+        const size_t now = vp_get_num_threads();
+        CHECK(now >= 1 && now <= 5, "%zu threads", now);
+        for (int spin = 0; spin < 2000; spin++) {
+            __asm__ __volatile__("" ::: "memory");
+        }
+    }
+    return NULL;
+}
+
+static void several_callers(size_t count, bool changing)
+{
+    pthread_t threads[8], other;
+    atomic_bool stop = false;
+    if (changing) {
+        (void)pthread_create(&other, NULL, changer, &stop);
+    }
+    for (size_t i = 0; i < count; i++) {
+        (void)pthread_create(&threads[i], NULL, caller, (void *)(uintptr_t)(i * 1000));
+    }
+    for (size_t i = 0; i < count; i++) {
+        (void)pthread_join(threads[i], NULL);
+    }
+    atomic_store(&stop, true);
+    if (changing) {
+        (void)pthread_join(other, NULL);
+    }
+}
+
+int main(void)
+{
+    vp_set_num_threads(0);
+    CHECK(vp_get_num_threads() == 1, "0 threads");
+    vp_set_num_threads(100000);
+    CHECK(vp_get_num_threads() == VP_MAX_THREADS, "too many threads");
+    for (size_t n = 1; n <= 4; n++) {
+        vp_set_num_threads(n);
+        (void)caller(NULL);
+        vp_team team;
+        const size_t workers = vp_team_open(&team);
+        CHECK(workers >= 1 && workers <= n, "%zu workers of %zu", workers, n);
+        vp_parallel_for(&team, 5000, exclusive, NULL);
+        vp_team_close(&team);
+    }
+    CHECK(clashes == 0, "two threads had one worker number %d times", clashes);
+    vp_set_num_threads(3);
+    several_callers(4, false);
+    several_callers(4, true);
+    return check_done();
+}

@@ -1,0 +1,55 @@
+/* How many threads the process takes by default. SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <unistd.h>
+
+#include "base/threads_default.h"
+#include "check.h"
+
+/* The default with these two variables; NULL: not set. */
+static size_t with(const char *vitpool, const char *omp)
+{
+    (void)unsetenv("VITPOOL_NUM_THREADS");
+    (void)unsetenv("OMP_NUM_THREADS");
+    if (vitpool != NULL) {
+        (void)setenv("VITPOOL_NUM_THREADS", vitpool, 1);
+    }
+    if (omp != NULL) {
+        (void)setenv("OMP_NUM_THREADS", omp, 1);
+    }
+    return vp_default_num_threads();
+}
+
+int main(void)
+{
+    const size_t machine = with(NULL, NULL);
+    const size_t cores = (size_t)sysconf(_SC_NPROCESSORS_ONLN);
+    CHECK(machine >= 1 && machine <= cores, "%zu threads on %zu cores", machine, cores);
+    CHECK(with("3", NULL) == 3, "VITPOOL_NUM_THREADS");
+    CHECK(with(NULL, "5") == 5, "OMP_NUM_THREADS");
+    CHECK(with(NULL, "6,2") == 6, "a list");
+    CHECK(with("3", "5") == 3, "ours goes before OMP's");
+    static const char *const nonsense[] = {
+        "",     "0",   "-1", "four", "4x", "1e3", "99999999999999999999999",
+        "0x10", "3.5", " ",
+    };
+    for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) {
+        CHECK(with(nonsense[i], NULL) == machine, "'%s' was taken", nonsense[i]);
+        CHECK(with(nonsense[i], "2") == 2, "'%s' hid OMP_NUM_THREADS", nonsense[i]);
+        CHECK(with(NULL, nonsense[i]) == machine, "OMP's '%s' was taken", nonsense[i]);
+    }
+#if defined(__linux__)
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) == 0) {
+        size_t cpu = 0;
+        while (!CPU_ISSET(cpu, &all)) {
+            cpu++;
+        }
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        CHECK(sched_setaffinity(0, sizeof one, &one) == 0, "sched_setaffinity");
+        CHECK(with(NULL, NULL) == 1, "affinity is not honoured");
+    }
+#endif
+    return check_done();
+}

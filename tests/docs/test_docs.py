@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say about the tree is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import vitpool
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+PAGES = ["README.md", "CONTRIBUTING.md", "csrc/README.md", *(
+    str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md"))
+)]  # fmt: skip
+
+
+def test_the_map_has_every_file_of_the_core_once() -> None:
+    sections = re.split(
+        r"^\| (\w+) \| \|$", (CSRC / "README.md").read_text(), flags=re.M
+    )
+    listed = {
+        f"{room}/{name}"
+        for room, text in zip(sections[1::2], sections[2::2], strict=True)
+        for name in re.findall(r"^\| `(\w+\.[ch])` \|", text, re.M)
+    }
+    files = {str(p.relative_to(CSRC)) for p in CSRC.glob("*/*.[ch]")}
+    assert listed <= files, "on the map, but not there"
+    stems = {name[:-2] for name in listed}
+    assert {name[:-2] for name in files} == stems, "there, but not on the map"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    named = set(re.findall(r"^\.\. (?:auto|py:)\w+:: (?:vitpool\.)?(\w+)$", text, re.M))
+    assert set(vitpool.__all__) <= named
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    path = ROOT / page
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        # the results come from `make bench`
+        if not link.startswith("http") and "benchmarks/results" not in link:
+            assert (path.parent / link).exists(), link
+
+
+def test_the_readme_states_the_accuracy_that_was_recorded() -> None:
+    folder = Path(vitpool.__file__).parent / "models" / "vit_digits"
+    told = json.loads((folder / "config.json").read_text())["metrics"]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{told['held_out_right']} of {told['held_out_count']} pictures" in text
+    assert f"({told['held_out_accuracy']:.1%}".replace("%", " %") in text
+
+
+def test_the_readme_s_example_runs_to_the_error_that_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text()
+    example = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)[0]
+    names: dict[str, object] = {}
+    with pytest.raises(ValueError, match="did you mean") as error:
+        exec(example, names)
+    assert names["logits"].argmax() == 3  # type: ignore[attr-defined]
+    shown = " ".join(line.lstrip("# ") for line in example.splitlines()[-2:])
+    assert shown == f"ValueError: {error.value}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_hold_what_they_printed(path: Path) -> None:
+    text = path.read_text()
+    code = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert "error" not in kinds
+    assert kinds, "no outputs"
+    for folder in ("/home/", "/root/", "/tmp/", "site-packages"):
+        assert folder not in text

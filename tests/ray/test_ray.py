@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embedding on Ray: the same rows as the local engine, whatever is killed.
+
+Needs the extra `ray`, and fails without it; the default test run does not come here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+import ray
+from PIL import Image
+
+import vitpool
+from vitpool import embed
+from vitpool import ray as vitpool_ray
+
+PICTURES = 600
+BROKEN = (11, 500)
+POOLS = ["map", "avg"]
+MODEL = {"name": "vit_digits", "pretrained": True}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(PICTURES):
+        path = folder / f"{i}.png"
+        if i in BROKEN:
+            path.write_bytes(b"broken")
+        else:
+            size = (int(rng.integers(8, 60)), int(rng.integers(8, 60)), 3)
+            Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
+    return list(embed.list_images(folder))
+
+
+@pytest.fixture(scope="module")
+def expected(pictures, tmp_path_factory) -> pa.Table:
+    """What the local engine writes."""
+    out = tmp_path_factory.mktemp("local")
+    model = vitpool.create_model(**MODEL)
+    model.reset_classifier(0)
+    embed.embed_images(model, pictures, out, pools=POOLS)
+    return read(out)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local Ray of four processors: two actors, and two for the rest."""
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def read(folder: Path) -> pa.Table:
+    table = pyarrow.dataset.dataset(folder, format="parquet").to_table()
+    return table.replace_schema_metadata(None)
+
+
+def sorted_rows(table: pa.Table) -> pa.Table:
+    return table.take(pa.compute.sort_indices(table, [("path", "ascending")]))
+
+
+def same_rows(folder: Path, expected: pa.Table) -> None:
+    table = read(folder)
+    assert table.schema == expected.schema
+    assert (
+        sorted_rows(table)
+        .combine_chunks()
+        .equals(sorted_rows(expected).combine_chunks())
+    )
+
+
+def workers() -> list[int]:
+    """Processes of Embedder actors below this one."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                title = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat[1])
+            if "MapBatches(Embedder)" in title:
+                found.append(int(entry.name))
+
+    def ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [pid for pid in found if ours(pid)]
+
+
+def test_rows_are_those_of_the_local_engine(cluster, pictures, expected, tmp_path):
+    out = tmp_path / "out"
+    options = {"pools": POOLS, "batch_size": 16, "part_size": 100, "actors": 2}
+    done = vitpool_ray.embed_images(MODEL, pictures, out, **options)
+    assert done == (PICTURES, len(BROKEN), 0)
+    same_rows(out, expected)
+    again = vitpool_ray.embed_images(MODEL, pictures, out, **options)
+    assert again == (PICTURES, len(BROKEN), PICTURES)
+    same_rows(out, expected)
+    for changed, words in (
+        ({"pools": ["avg"]}, "begun with other options"),
+        ({"transform": {"crop_pct": 0.5}}, "begun with other options"),
+        ({"num_cpus": 3}, "4 processors, but an actor of 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            vitpool_ray.embed_images(MODEL, pictures, out, **{**options, **changed})
+    with pytest.raises(ValueError, match="listed twice"):
+        vitpool_ray.embed_images(MODEL, [*pictures, pictures[0]], out, **options)
+
+
+def test_a_killed_worker_loses_nothing(cluster, pictures, expected, tmp_path) -> None:
+    import threading
+
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not killed:
+            if any((tmp_path / "out").glob("*.parquet")):
+                for pid in workers()[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    done = vitpool_ray.embed_images(
+        MODEL, pictures, tmp_path / "out", pools=POOLS, batch_size=4, part_size=20,
+        actors=2,
+    )  # fmt: skip
+    thread.join()
+    assert killed
+    assert done == (PICTURES, len(BROKEN), 0)
+    same_rows(tmp_path / "out", expected)
+
+
+def test_map_batches_takes_paths_and_bytes(cluster, pictures, expected) -> None:
+    some = pictures[:40]
+    rows = ray.data.read_binary_files(some, include_paths=True)
+    rows = rows.map_batches(
+        vitpool_ray.Embedder,
+        fn_constructor_kwargs={"model": "vit_digits", "pools": POOLS},
+        batch_format="pyarrow", batch_size=16, compute=ray.data.ActorPoolStrategy(),
+    )  # fmt: skip
+    table = pa.concat_tables(ray.get(rows.to_arrow_refs()))
+    got = sorted_rows(table)
+    want = sorted_rows(expected)
+    mask = pa.compute.is_in(want["path"], pa.array(some))
+    for pool in POOLS:
+        assert (
+            got[pool].combine_chunks().equals(want.filter(mask)[pool].combine_chunks())
+        )
+
+
+def test_threads_are_the_processors_of_the_actor(cluster) -> None:
+    @ray.remote(num_cpus=2)
+    class Probe:
+        def threads(self) -> int:
+            vitpool_ray.Embedder("vit_digits")
+            return vitpool.get_num_threads()
+
+    assert ray.get(Probe.remote().threads.remote()) == 2
+
+
+def command(listing: Path, out: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "vitpool", "embed", str(listing), "-o", str(out),
+        "--engine", "ray", "--pool", "map,avg", "-b", "4", "--part-size", "20", "-q",
+    ]  # fmt: skip
+
+
+def test_strict_stops_at_the_broken_picture(pictures, tmp_path) -> None:
+    listing, out = tmp_path / "list.txt", tmp_path / "out"
+    listing.write_text("\n".join(pictures[:20]))
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command(listing, out), "--strict"], env=env, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    broken = f"{pictures[11]}: not a picture that Pillow can read"
+    assert done.stderr.splitlines()[-1] == f"vitpool: {broken}"
+
+
+def test_the_command_goes_on_after_a_kill(pictures, expected, tmp_path) -> None:
+    listing, out = tmp_path / "list.txt", tmp_path / "out"
+    listing.write_text("\n".join(pictures))
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    run = subprocess.Popen(
+        command(listing, out), env=env, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    before = read(out)
+    assert 0 < before.num_rows < PICTURES
+    done = subprocess.run(
+        command(listing, out), env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1, done.stderr  # two pictures cannot be read
+    assert done.stdout == f"{out}\n"
+    same_rows(out, expected)

@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever comes in: a right answer, or one clear error and nothing changed."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from golden import recipe
+from models import BASE, X, copies, refused, same, small, unchanged
+
+import vitpool
+
+# pictures
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (32, 32), (3, 32, 32), (1, 2, 3, 32, 32)])
+def test_a_picture_of_the_wrong_rank(shape: tuple[int, ...]) -> None:
+    model = small()
+    with refused(ValueError, "x", "(B, 3, 32, 32)", str(shape), model=model):
+        model(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 4])
+def test_a_picture_of_the_wrong_channels(channels: int) -> None:
+    model = small()
+    shape = (2, channels, 32, 32)
+    with refused(ValueError, "channels", 3, str(channels), model=model):
+        model(np.zeros(shape, np.float32))
+
+
+def test_channels_last_is_refused() -> None:
+    model = small()
+    with refused(ValueError, "channels", model=model):
+        model(np.zeros((2, 32, 32, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "size", [(31, 32), (32, 48), (64, 64), (16, 16), (0, 32), (0, 0)]
+)
+def test_a_picture_of_the_wrong_size_hears_which_fits(size: tuple[int, int]) -> None:
+    model = small()
+    height, width = size
+    for method in (model.forward, model.forward_features, model.forward_intermediates):
+        with refused(ValueError, "32", str(height), str(width), model=model):
+            method(np.zeros((2, 3, *size), np.float32))
+
+
+@pytest.mark.parametrize("size", [(31, 32), (32, 47), (15, 16), (0, 32), (32, 0)])
+def test_with_dynamic_sizes_whole_patches_fit(size: tuple[int, int]) -> None:
+    model = small(dynamic_img_size=True)
+    with refused(ValueError, "16", model=model):
+        model(np.zeros((2, 3, *size), np.float32))
+
+
+def test_with_padding_every_size_but_nothing_fits() -> None:
+    model = small(dynamic_img_size=True, dynamic_img_pad=True)
+    for size in ((1, 1), (17, 33), (32, 32)):
+        assert model(recipe.picture((2, 3, *size))).shape == (2, 10)
+    with refused(ValueError, model=model):
+        model(np.zeros((2, 3, 0, 32), np.float32))
+
+
+@pytest.mark.parametrize("pool", ["", "avg", "avgmax", "max", "token", "map", "prr"])
+def test_an_empty_batch_gives_an_empty_result(pool: str) -> None:
+    model = small(global_pool=pool, depth=2)
+    empty = np.zeros((0, 3, 32, 32), np.float32)
+    tokens = model.forward_features(empty)
+    assert tokens.shape == (0, 5, 32)
+    assert model(empty).shape == ((0, 10) if pool else (0, 5, 10))
+    assert model.pool(tokens).shape == ((0, 32) if pool else (0, 5, 32))
+    assert model.forward_head(tokens, pre_logits=True).shape[0] == 0
+    final, layers = model.forward_intermediates(empty)
+    assert final.shape == (0, 5, 32)
+    assert [layer.shape for layer in layers] == [(0, 32, 2, 2)] * 2
+    for out in (tokens, final, model(empty), *layers):
+        assert out.dtype == np.float32
+    model.reset_classifier(0)
+    assert model(empty).shape == ((0, 32) if pool else (0, 5, 32))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_empty_batch_is_looked_at_all_the_same(channels: int) -> None:
+    model = small()
+    with refused(ValueError, "channels"):
+        model(np.zeros((0, channels, 32, 32), np.float32))
+    with refused(ValueError, "32"):
+        model(np.zeros((0, 3, 16, 32), np.float32))
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, ">f4", ">f8"]
+)
+def test_floating_pictures_are_converted(dtype: Any) -> None:
+    model = small()
+    given = X.astype(dtype)
+    expected = model(np.ascontiguousarray(given.astype(np.float32)))
+    np.testing.assert_array_equal(model(given), expected)
+    assert model(given).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int32, np.int64, bool, np.complex64, object, "U3", "M8[s]"]
+)
+def test_other_dtypes_are_refused(dtype: Any) -> None:
+    model = small()
+    given = np.zeros((2, 3, 32, 32), dtype)
+    with refused(TypeError, "x", str(given.dtype), "float32", model=model):
+        model(given)
+
+
+@pytest.mark.parametrize("given", [None, "picture", b"picture", 3, object(), {}])
+def test_what_is_no_array_is_refused(given: object) -> None:
+    model = small()
+    with refused(TypeError, "x", model=model):
+        model(given)
+
+
+def views() -> dict[str, np.ndarray]:
+    """The same picture in every memory layout."""
+    wide = np.zeros((4, 3, 64, 96), np.float32)
+    strided = wide[::2, :, ::2, ::3]
+    strided[...] = X
+    readonly = X.copy()
+    readonly.flags.writeable = False
+    raw = np.zeros(X.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(X.shape)
+    raw[...] = X
+    return {
+        "strided": strided,
+        "reversed": np.ascontiguousarray(X[::-1, ::-1, ::-1, ::-1])[
+            ::-1, ::-1, ::-1, ::-1
+        ],
+        "fortran": np.asfortranarray(X),
+        "channels_last": np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(
+            0, 3, 1, 2
+        ),
+        "readonly": readonly,
+        "unaligned": raw,
+    }
+
+
+@pytest.mark.parametrize("name", list(views()))
+def test_every_memory_layout_gives_the_same_bits(name: str) -> None:
+    model = small(global_pool="map")
+    given = views()[name]
+    before = given.copy()
+    for method in (model.forward, model.forward_features):
+        np.testing.assert_array_equal(method(given), method(X))
+    np.testing.assert_array_equal(given, before)
+
+
+def test_one_picture_for_the_whole_batch_by_stride_zero() -> None:
+    model = small()
+    same_picture = np.broadcast_to(X[:1], (4, 3, 32, 32))
+    out = model(same_picture)
+    for row in out:
+        np.testing.assert_array_equal(row, model(X)[0])
+
+
+class ByArray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return X if dtype is None else X.astype(dtype)
+
+
+class ByDlpack:
+    """An exporter of the DLPack protocol, on the CPU."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return X.copy().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+class OnGpu:
+    """What an array on another device does: it refuses to be exported."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise BufferError("not on the CPU")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+
+class ByInterface:
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return X.__array_interface__
+
+
+@pytest.mark.parametrize("given", [ByArray(), ByDlpack(), ByInterface()])
+def test_whatever_numpy_takes_is_taken(given: object) -> None:
+    model = small()
+    np.testing.assert_array_equal(model(given), model(X))
+
+
+def test_lists_are_taken_as_numpy_takes_them() -> None:
+    model = small()
+    np.testing.assert_array_equal(model(X.tolist()), model(X))
+
+
+def test_an_array_of_another_device_is_refused() -> None:
+    model = small()
+    with unchanged(model):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            model(OnGpu())
+
+
+class Raises:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise KeyError("mine")
+
+
+def test_an_error_of_the_given_object_comes_through() -> None:
+    model = small()
+    with unchanged(model), pytest.raises(KeyError, match="mine"):
+        model(Raises())
+
+
+def test_outputs_are_new_arrays() -> None:
+    model = small(global_pool="", num_classes=0)
+    tokens = model.forward_features(X)
+    first = model.forward_head(tokens)
+    kept = first.copy()
+    first[...] = 0
+    np.testing.assert_array_equal(model.forward_head(tokens), kept)
+    np.testing.assert_array_equal(model.pool(tokens), tokens)
+    assert not np.shares_memory(model.pool(tokens), tokens)
+    assert first.flags.owndata or first.base is not None
+    assert first.flags.writeable
+    out = model(X)
+    del model
+    gc.collect()
+    assert np.isfinite(out).all()
+
+
+# tokens
+
+
+@pytest.mark.parametrize("shape", [(), (32,), (5, 32), (2, 5, 31), (2, 5, 32, 1)])
+@pytest.mark.parametrize("pool", ["token", "avg", "map", "prr", ""])
+def test_tokens_of_the_wrong_shape(pool: str, shape: tuple[int, ...]) -> None:
+    model = small(global_pool=pool)
+    tokens = np.zeros(shape, np.float32)
+    for method in (model.pool, model.forward_head):
+        with refused(ValueError, "32", str(shape), model=model):
+            method(tokens)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "avgmax", "max", "map", "prr"])
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_tokens_without_a_patch(pool: str, tokens: int) -> None:
+    """One class token and nothing to pool: refused where a patch is needed."""
+    model = small(global_pool=pool)
+    x = np.zeros((2, tokens, 32), np.float32)
+    if tokens and pool in ("token", "prr"):
+        assert model.pool(x).shape == (2, 32)
+    else:
+        with refused(ValueError, "token", model=model):
+            model.pool(x)
+
+
+def test_any_number_of_tokens_can_be_pooled() -> None:
+    for pool in ("avg", "avgmax", "max", "token", "map", "prr"):
+        model = small(global_pool=pool)
+        for tokens in (2, 5, 40):
+            x = recipe.picture((2, tokens, 32))
+            assert model.forward_head(x).shape == (2, 10)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_floating_tokens_are_converted(dtype: Any) -> None:
+    model = small(global_pool="map")
+    tokens = model.forward_features(X).astype(dtype)
+    expected = model.pool(tokens.astype(np.float32))
+    np.testing.assert_array_equal(model.pool(tokens), expected)
+
+
+# masks
+
+
+@pytest.mark.parametrize(
+    "shape", [(5,), (4, 4), (5, 4), (4, 5), (3, 5, 5), (2, 3, 5, 5), (3, 1, 5, 5)]
+)
+def test_a_mask_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
+    model = small()
+    with refused(ValueError, "attn_mask", str(shape), model=model):
+        model(X, attn_mask=np.ones(shape, bool))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.complex64, object])
+def test_a_mask_of_the_wrong_dtype(dtype: Any) -> None:
+    model = small()
+    with refused(TypeError, "attn_mask", model=model):
+        model(X, attn_mask=np.ones((5, 5), dtype))
+
+
+# weights
+
+
+def state(**options: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    model = small(global_pool="map", **options)
+    return model, {k: v + 1 for k, v in copies(model).items()}
+
+
+def test_loading_is_all_or_nothing_on_a_wrong_shape() -> None:
+    model, weights = state()
+    weights["head.weight"] = weights["head.weight"][:7]
+    for strict in (True, False):
+        words = ("head.weight", "(7, 32)", "(10, 32)")
+        with refused(ValueError, *words, model=model):
+            model.load_state_dict(weights, strict=strict)
+
+
+def test_a_transposed_weight_is_a_wrong_shape() -> None:
+    model, weights = state()
+    key = "blocks.0.mlp.fc1.weight"
+    weights[key] = weights[key].T
+    with refused(ValueError, key, "(32, 128)", "(128, 32)", model=model):
+        model.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool, np.complex64, object])
+def test_loading_refuses_a_wrong_dtype(dtype: Any) -> None:
+    model, weights = state()
+    weights["norm.bias"] = weights["norm.bias"].astype(dtype)
+    name = np.dtype(dtype).name
+    for strict in (True, False):
+        with refused(TypeError, "norm.bias", name, model=model):
+            model.load_state_dict(weights, strict=strict)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, ">f4"])
+def test_loading_converts_floating_weights(dtype: Any) -> None:
+    model, weights = state()
+    given = {k: v.astype(dtype) for k, v in weights.items()}
+    model.load_state_dict(given)
+    expected = {k: v.astype(np.float32) for k, v in given.items()}
+    assert same(copies(model), expected)
+
+
+def test_loading_strictly_names_missing_and_unexpected_keys() -> None:
+    model, weights = state()
+    del weights["norm.weight"]
+    weights["surplus.weight"] = np.zeros(3, np.float32)
+    with refused(ValueError, "norm.weight", "surplus.weight", model=model):
+        model.load_state_dict(weights)
+
+
+def test_loading_loosely_takes_what_fits_and_says_the_rest() -> None:
+    model, weights = state()
+    before = copies(model)
+    del weights["norm.weight"]
+    weights["surplus.weight"] = np.zeros(3, np.float32)
+    result = model.load_state_dict(weights, strict=False)
+    assert list(result.missing_keys) == ["norm.weight"]
+    assert list(result.unexpected_keys) == ["surplus.weight"]
+    missing, unexpected = result
+    assert (list(missing), list(unexpected)) == (["norm.weight"], ["surplus.weight"])
+    after = copies(model)
+    np.testing.assert_array_equal(after["norm.weight"], before["norm.weight"])
+    np.testing.assert_array_equal(after["head.bias"], weights["head.bias"])
+
+
+def test_loading_an_empty_dict_loosely_changes_nothing() -> None:
+    model, _ = state()
+    with unchanged(model):
+        result = model.load_state_dict({}, strict=False)
+    assert list(result.missing_keys) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("given", [None, 3, "path.safetensors", [("a", 1)], X])
+def test_loading_what_is_no_mapping(given: object) -> None:
+    model, _ = state()
+    with refused(TypeError, type(given).__name__, model=model):
+        model.load_state_dict(given)
+
+
+@pytest.mark.parametrize("value", [None, "weights", 3, object()])
+def test_loading_a_value_that_is_no_array(value: object) -> None:
+    model, weights = state()
+    weights["head.bias"] = value  # type: ignore[assignment]
+    with unchanged(model):
+        with pytest.raises((TypeError, ValueError), match=r"head\.bias"):
+            model.load_state_dict(weights)
+
+
+def test_loading_a_key_that_is_no_string() -> None:
+    model, weights = state()
+    weights[3] = np.zeros(3, np.float32)  # type: ignore[index]
+    with unchanged(model):
+        with pytest.raises((TypeError, ValueError)):
+            model.load_state_dict(weights)
+
+
+class Breaks(dict):  # type: ignore[type-arg]
+    """A mapping that fails in the middle."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "norm.weight":
+            raise OSError("the disk is gone")
+        return super().__getitem__(key)
+
+
+def test_loading_from_a_mapping_that_breaks_midway_changes_nothing() -> None:
+    model, weights = state()
+    with unchanged(model), pytest.raises(OSError, match="the disk is gone"):
+        model.load_state_dict(Breaks(weights))
+
+
+def test_loading_strided_and_readonly_weights() -> None:
+    model, weights = state()
+    expected = {k: v.copy() for k, v in weights.items()}
+    for key, value in weights.items():
+        wide = np.zeros((*value.shape, 2), np.float32)
+        wide[..., 1] = value
+        weights[key] = wide[..., 1]
+        weights[key].flags.writeable = False
+    model.load_state_dict(weights)
+    assert same(copies(model), expected)
+
+
+def test_the_loaded_arrays_are_not_kept() -> None:
+    model, weights = state()
+    model.load_state_dict(weights)
+    before = model(X)
+    for value in weights.values():
+        value[...] = 0
+    np.testing.assert_array_equal(model(X), before)
+
+
+def test_loading_nan_and_infinity_is_no_error() -> None:
+    model, weights = state()
+    weights["head.bias"][:2] = np.nan, np.inf
+    model.load_state_dict(weights)
+    out = model(X)
+    assert np.isnan(out[:, 0]).all()
+    assert np.isposinf(out[:, 1]).all()
+    assert np.isfinite(out[:, 2:]).all()
+
+
+def test_building_from_weights_is_strict() -> None:
+    _, weights = state()
+    options = BASE | {"global_pool": "map"}
+    for change in ("missing", "unexpected", "shape"):
+        given = dict(weights)
+        if change == "missing":
+            key = "norm.weight"
+            del given[key]
+        elif change == "unexpected":
+            key = "surplus.weight"
+            given[key] = np.zeros(3, np.float32)
+        else:
+            key = "head.weight"
+            given[key] = given[key][:3]
+        with refused(ValueError, key):
+            vitpool.VisionTransformer(**options, weights=given)
+    with refused(TypeError, "weights"):
+        vitpool.VisionTransformer(**options, weights=3)
+
+
+# constructor options
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_heads", 0),
+        ("num_heads", -2),
+        ("num_heads", 3),
+        ("embed_dim", 0),
+        ("embed_dim", -32),
+        ("depth", -1),
+        ("num_classes", -1),
+        ("in_chans", 0),
+        ("in_chans", -3),
+        ("img_size", 0),
+        ("img_size", -32),
+        ("img_size", (32,)),
+        ("img_size", (32, 32, 32)),
+        ("img_size", (32, 0)),
+        ("patch_size", 0),
+        ("patch_size", 64),
+        ("patch_size", (16, -16)),
+        ("mlp_ratio", -1.0),
+        ("mlp_ratio", float("nan")),
+        ("mlp_ratio", float("inf")),
+        ("reg_tokens", -1),
+        ("pos_embed", "rope"),
+        ("norm_layer", "batchnorm"),
+        ("embed_norm_layer", "groupnorm"),
+        ("act_layer", "mish"),
+        ("mlp_layer", "ConvMlp"),
+        ("block_fn", "Blok"),
+        ("attn_layer", "rope"),
+        ("weight_init", "he"),
+        ("dtype", "float8"),
+    ],
+)
+def test_options_of_a_wrong_value(name: str, value: Any) -> None:
+    with refused(ValueError, name):
+        vitpool.VisionTransformer(**BASE | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_heads", 2.0),
+        ("num_heads", None),
+        ("embed_dim", "32"),
+        ("depth", True),
+        ("depth", 1.0),
+        ("num_classes", None),
+        ("num_classes", True),
+        ("in_chans", "3"),
+        ("img_size", "32"),
+        ("img_size", 32.0),
+        ("img_size", (32, 32.0)),
+        ("patch_size", None),
+        ("mlp_ratio", "4"),
+        ("reg_tokens", 1.0),
+        ("norm_layer", 3),
+        ("act_layer", 3),
+        ("mlp_layer", 3),
+        ("block_fn", 3),
+        ("attn_layer", 3),
+        ("class_token", "yes"),
+        ("seed", "one"),
+        ("seed", 1.5),
+    ],
+)
+def test_options_of_a_wrong_type(name: str, value: Any) -> None:
+    with refused(TypeError, name):
+        vitpool.VisionTransformer(**BASE | {name: value})
+
+
+@pytest.mark.parametrize("name", ["global_pol", "nope", "device"])
+def test_an_unknown_option(name: str) -> None:
+    with refused(TypeError, name):
+        vitpool.VisionTransformer(**BASE | {name: 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"embed_dim": 2**40},
+        {"embed_dim": 2**30, "num_heads": 1},
+        {"depth": 2**50},
+        {"img_size": 2**30, "patch_size": 1},
+        {"num_classes": 2**45},
+        {"mlp_ratio": 1e15},
+        {"in_chans": 2**50},
+        {"reg_tokens": 2**45},
+        {"embed_dim": 2**70},
+    ],
+)
+def test_a_model_larger_than_memory(options: dict[str, int]) -> None:
+    with pytest.raises((MemoryError, ValueError)):
+        vitpool.VisionTransformer(**BASE | options)
+
+
+@pytest.mark.parametrize("block", ["ParallelScalingBlock", "DiffParallelScalingBlock"])
+@pytest.mark.parametrize("option", ["scale_attn_norm", "scale_mlp_norm"])
+def test_options_that_timms_blocks_do_not_take(block: str, option: str) -> None:
+    with refused(ValueError, option):
+        vitpool.VisionTransformer(**BASE, block_fn=block, **{option: True})
+
+
+@pytest.mark.parametrize("argument", ["indices", "output_fmt"])
+def test_intermediates_of_wrong_arguments(argument: str) -> None:
+    model = small(depth=3)
+    wrong: dict[str, list[tuple[type[Exception], Any]]] = {
+        "indices": [
+            (ValueError, 0),
+            (ValueError, 4),
+            (ValueError, -1),
+            (ValueError, [3]),
+            (ValueError, [-4]),
+            (TypeError, "1"),
+            (TypeError, 1.0),
+            (TypeError, [1.0]),
+        ],
+        "output_fmt": [(ValueError, "NHWC"), (ValueError, "nchw"), (TypeError, 3)],
+    }
+    for error, value in wrong[argument]:
+        with refused(error, argument, model=model):
+            model.forward_intermediates(X, **{argument: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, (32,), (0, 32)])
+def test_set_input_size_refuses_what_cannot_be(value: Any) -> None:
+    model = small()
+    for name in ("img_size", "patch_size"):
+        with refused(ValueError, name, model=model):
+            model.set_input_size(**{name: value})
+    with refused(ValueError, model=model):
+        model.set_input_size(img_size=8)
+
+
+@pytest.mark.parametrize("name", ["nope", "vit_base_patch16_225", "VIT_TINY"])
+def test_an_unknown_model(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        vitpool.create_model(name)

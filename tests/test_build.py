@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the build promises: which BLIS it takes, what the module exports."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitpool
+from vitpool import _core
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from find_blis import find_blis  # noqa: E402
+
+STATIC, SHARED = "libblis.a", "libblis.so"
+
+
+@pytest.fixture
+def blis_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("BLIS_INCLUDEDIR", "BLIS_LIBDIR", "BLIS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "include" / "blis").mkdir(parents=True)
+    (tmp_path / "include" / "blis" / "blis.h").touch()
+    (tmp_path / "lib").mkdir()
+    return tmp_path
+
+
+def test_named_folder_wins(blis_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (blis_dir / "lib" / STATIC).touch()
+    monkeypatch.setenv("BLIS_DIR", str(blis_dir))
+    blis = find_blis()
+    assert blis is not None
+    assert blis.include_dir == blis_dir / "include" / "blis"
+    assert blis.link_args == [str(blis_dir / "lib" / STATIC)]
+    monkeypatch.delenv("BLIS_DIR")
+    monkeypatch.setenv("BLIS_LIBDIR", str(blis_dir / "lib"))
+    monkeypatch.setenv("BLIS_INCLUDEDIR", str(blis_dir / "include"))
+    again = find_blis()
+    assert again is not None
+    assert again.library == blis.library
+
+
+def test_named_folder_without_blis_is_not_replaced_by_another(
+    blis_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLIS_DIR", str(blis_dir))
+    assert find_blis() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
+def test_static_library_is_preferred(
+    blis_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLIS_DIR", str(blis_dir))
+    (blis_dir / "lib" / SHARED).touch()
+    blis = find_blis()
+    assert blis is not None
+    assert not blis.static
+    assert f"-Wl,-rpath,{blis_dir / 'lib'}" in blis.link_args
+    (blis_dir / "lib" / STATIC).touch()
+    blis = find_blis()
+    assert blis is not None
+    assert blis.static
+
+
+@pytest.mark.parametrize("name", ["bli_init", "bli_sgemm", "sgemm_", "vp_vit_create"])
+def test_module_exports_nothing_but_its_init(name: str) -> None:
+    module = ctypes.CDLL(_core.__file__)
+    assert hasattr(module, "PyInit__core")
+    assert not hasattr(module, name)
+
+
+def test_version_is_the_projects() -> None:
+    line = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert line is not None
+    assert vitpool.__version__ == line[1]

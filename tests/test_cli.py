@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: what it prints, its exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitpool
+from vitpool import cli
+
+DIGITS = Path(vitpool.__file__).parent / "models" / "vit_digits"
+SAMPLES = sorted((DIGITS / "samples").glob("*.png"))
+
+
+def run(capsys: pytest.CaptureFixture, *argv: object) -> tuple[int, str, str]:
+    code = cli.main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.png"
+    path.write_bytes(SAMPLES[0].read_bytes()[:60])
+    return path
+
+
+# ----------------------------------------------------------------------------- classify
+
+
+def test_samples_are_classified_right(capsys) -> None:
+    assert len(SAMPLES) == 10
+    code, out, _ = run(capsys, "classify", *SAMPLES, "--topk", 1, "--json")
+    assert code == 0
+    for line, path in zip(out.splitlines(), SAMPLES, strict=True):
+        record = json.loads(line)
+        assert record["file"] == str(path)
+        (best,) = record["classes"]
+        assert set(best) == {"index", "label", "prob"}
+        assert str(best["index"]) in path.stem
+    code, text, _ = run(capsys, "classify", *SAMPLES, "--topk", 3)
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0] == str(SAMPLES[0])
+    assert lines[1].endswith(best_label(SAMPLES[0]))
+    assert len(lines) == 40
+
+
+def best_label(path: Path) -> str:
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    best = int(model(model.preprocess(path)).argmax())
+    return model.pretrained_cfg["label_names"][best]
+
+
+def test_folders_batches_and_output_types(capsys) -> None:
+    code, out, _ = run(
+        capsys, "classify", DIGITS / "samples", "-b", 3, "--json", "--topk", 99,
+        "--output-type", "logit", "--label-type", "none", "--threads", 1, "-j", 2,
+    )  # fmt: skip
+    assert code == 0
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [r["file"] for r in records] == [str(p) for p in SAMPLES]
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    logits = model(model.preprocess(SAMPLES))
+    for record, row in zip(records, logits, strict=True):
+        assert [set(c) for c in record["classes"]] == [{"index", "logit"}] * 10
+        got = {c["index"]: c["logit"] for c in record["classes"]}
+        np.testing.assert_array_equal([got[i] for i in range(10)], row)
+
+
+def test_a_broken_picture_is_reported_and_the_rest_done(capsys, broken) -> None:
+    missing = broken.with_name("missing.png")
+    code, out, err = run(
+        capsys, "classify", SAMPLES[0], broken, missing, SAMPLES[1], "--json"
+    )
+    assert code == 1
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [("classes" in r) for r in records] == [True, False, False, True]
+    assert "truncated" in records[1]["error"]
+    assert f"vitpool: {broken}: " in err
+    assert f"vitpool: {missing}: No such file" in err
+    code, out, err = run(capsys, "classify", broken, SAMPLES[0], "--strict")
+    assert (code, out) == (1, "")
+    assert str(broken) in err
+
+
+def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None:
+    want = run(capsys, "classify", SAMPLES[3], "--json")
+    copy = tmp_path / "model"
+    shutil.copytree(DIGITS, copy)
+    for model in (DIGITS, f"local-dir:{copy}", copy):
+        assert run(capsys, "classify", SAMPLES[3], "--json", "-m", model) == want
+    weights = copy / "model.safetensors"
+    got = run(
+        capsys, "classify", SAMPLES[3], "--json", "-m", weights, "--arch", "vit_digits"
+    )
+    assert got == want
+    got = run(
+        capsys, "classify", SAMPLES[3], "--json", "-m", "vit_digits", "--checkpoint",
+        weights,
+    )  # fmt: skip
+    assert got == want
+
+
+# --------------------------------------------------------------------- errors and usage
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["classify", "x.png", "-m", "vit_bsae_patch16_224"], "vit_base_patch16_224"),
+        (["classify", "x.png", "-m", "/no/such.safetensors"], "--arch"),
+        (["classify", "x.png", "-m", "/no/s.safetensors", "--arch", "vit_digits"],
+         "/no/s.safetensors"),
+        (["classify", "x.png", "--arch", "vit_digits"], "--arch is for"),
+        (["classify", "x.png", "--checkpoint", "/no.safetensors"], "/no.safetensors"),
+        (["classify", "x.png", "--dtype", "float33"], "float33"),
+        (["classify", "x.png", "--interpolation", "cubic"], "bicubic"),
+        (["classify", "x.png", "--img-size", "2"], "img_size"),
+        (["classify", "x.png", "--num-classes", "0"], "no classifier"),
+        (["classify", "x.png", "--model-kwargs", "depht=3"], "depht"),
+        (["attention", "x.png", "-o", "x.tiff"], ".png"),
+        (["embed", "/no/folder", "-o", "/tmp/never"], "/no/folder"),
+        (["embed", "x", "-o", "y", "--actors", "2"], "--engine ray"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(capsys, argv, words) -> None:
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.startswith("vitpool: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [], ["frob"], ["classify"], ["classify", "x", "--topk", "0"],
+        ["classify", "x", "-b", "-1"], ["classify", "x", "--crop-mode", "middle"],
+        ["classify", "x", "--model-kwargs", "a"],
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(capsys, argv) -> None:
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert "usage: vitpool" in err
+
+
+def test_help_of_every_command(capsys) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for name in ("classify", "embed", "attention", "info", "list", "convert",
+                 "benchmark"):  # fmt: skip
+        assert f"    {name}" in out
+        code, text, _ = run(capsys, name, "--help")
+        assert code == 0
+        assert f"usage: vitpool {name}" in text
+    assert run(capsys, "--version") == (0, f"vitpool {vitpool.__version__}\n", "")
+
+
+# --------------------------------------------------------------------------- the others
+
+
+def test_list(capsys) -> None:
+    code, out, _ = run(capsys, "list", "vit_tiny_patch16_*")
+    assert code == 0
+    assert "vit_tiny_patch16_224" in out.splitlines()
+    code, out, _ = run(capsys, "list", "--json", "--pretrained", "vit_tiny*")
+    assert "vit_tiny_patch16_224.augreg_in21k_ft_in1k" in json.loads(out)
+    assert run(capsys, "list", "nothing*")[0] == 1
+
+
+def test_info(capsys) -> None:
+    code, out, _ = run(capsys, "info", "--json")
+    about = json.loads(out)
+    assert code == 0
+    assert about["num_classes"] == 10
+    assert about["parameters"] == sum(
+        v.size for v in vitpool.create_model("vit_digits").state_dict().values()
+    )
+    assert about["input"]["input_size"] == [3, 32, 32]
+    code, out, _ = run(capsys, "info", "-m", "vit_tiny_patch16_224")
+    assert code == 0
+    assert "parameters: 5717416" in out
+    assert run(capsys, "info", "--build")[0] == 0
+
+
+def test_attention(capsys, tmp_path, broken) -> None:
+    out = tmp_path / "a.png"
+    code, said, _ = run(capsys, "attention", *SAMPLES[:3], "-o", out)
+    assert (code, said) == (0, f"{out}\n")
+    with Image.open(out) as image:
+        width, height = image.size
+    assert width > 448
+    assert height > 224
+    for layer in ("pool", "0", "-1", "rollout"):
+        argv = ("attention", SAMPLES[0], "-o", out, "--layer", layer, "--head", "all")
+        assert run(capsys, *argv)[0] == 0
+    assert run(capsys, "attention", broken, SAMPLES[0], "-o", out)[0] == 1
+    code, _, err = run(capsys, "attention", SAMPLES[0], "-o", out, "--layer", "99")
+    assert code == 2
+    assert "layer: 99" in err
+
+
+def test_convert(capsys, tmp_path) -> None:
+    out = tmp_path / "model"
+    code, said, _ = run(
+        capsys, "convert", "-o", out, "--gp", "avg", "--num-classes", "4"
+    )
+    assert (code, said) == (0, f"{out}\n")
+    model = vitpool.create_model(f"local-dir:{out}", pretrained=True)
+    assert (model.global_pool, model.num_classes) == ("avg", 4)
+
+
+def test_benchmark(capsys) -> None:
+    argv = ("--num-bench-iter", 3, "--num-warm-iter", 1, "-b", 2, "--json")
+    code, out, _ = run(capsys, "benchmark", *argv)
+    assert code == 0
+    result = json.loads(out)
+    assert result["batch_size"] == 2
+    assert result["samples_per_sec"] > 0
+
+
+def test_the_module_is_the_command() -> None:
+    argv = [sys.executable, "-m", "vitpool", "list", "vit_digits"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "vit_digits\n")
+    done = subprocess.run([*argv[:3], "frob"], capture_output=True, text=True)
+    assert done.returncode == 2
+
+
+def test_list_and_help_load_neither_pillow_nor_tqdm() -> None:
+    code = (
+        "import sys\nfrom vitpool.cli import main\n"
+        "main(['list']); main(['--help'])\n"
+        "bad = {'PIL', 'tqdm', 'matplotlib', 'pyarrow', 'ray', 'torch',"
+        " 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m vitpool list | head -1",
+        shell=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""

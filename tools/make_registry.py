@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write vitpool/registry.json from the timm that is installed (made with 1.0.31).
+
+    python tools/make_registry.py [OUTPUT]
+
+The table holds what timm's 163 entry points are: the arguments each passes to the
+constructor, its pretrained configurations by tag (the first tag is the default), and
+the deprecated names. Classes and partials become the names that `vitpool.config` reads.
+Values shared by most configurations stand once, under "cfg_defaults".
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+OUTPUT = pathlib.Path(__file__).parent.parent / "vitpool" / "registry.json"
+
+# Configuration keys that say where a value sits, not what it is: the reader adds them.
+IMPLIED = {"architecture", "tag", "state_dict", "source"}
+
+# Two deprecated names lead to a tag that timm has renamed since, where timm raises.
+RENAMED = {"sam": "sam_in1k"}
+
+
+def import_timm() -> Any:
+    """Import timm, also beside a torchvision whose compiled operators do not load."""
+    torch: Any = importlib.import_module("torch")
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # torchvision did declare it
+            library.define(f"{name}(Tensor dets, Tensor scores, float t) -> Tensor")
+    return importlib.import_module("timm")
+
+
+def name_of(value: Any) -> Any:
+    """The JSON form of one constructor argument: a class or partial by its name."""
+    if isinstance(value, functools.partial):
+        options = dict(value.keywords)
+        if value.func.__name__ == "GluMlp" and options.pop("gate_last", True) is False:
+            # Its act_layer, SiLU, is only a default: a block always hands one over.
+            assert set(options) == {"act_layer"}, value
+            return "SwiGLUPacked"
+        if set(options) == {"eps"}:
+            return [value.func.__name__.lower(), options["eps"]]
+        raise ValueError(f"no name for {value}")
+    if isinstance(value, type):
+        if value.__name__ in ("RmsNorm", "LayerNorm", "SiLU"):
+            return value.__name__.lower()
+        return value.__name__
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [name_of(v) for v in value]
+    raise ValueError(f"no name for {value!r}")
+
+
+def captured_arguments(timm: Any, name: str) -> dict[str, Any]:
+    """What the entry point `name` hands to the constructor."""
+    module: Any = importlib.import_module("timm.models.vision_transformer")
+    caught: dict[str, Any] = {}
+
+    def build(_cls: Any, variant: str, _pretrained: bool, **kwargs: Any) -> Any:
+        assert variant == name, (variant, name)
+        caught.update(kwargs)
+        return type("Nothing", (), {})()
+
+    original = module.build_model_with_cfg
+    module.build_model_with_cfg = build
+    try:
+        timm.create_model(name)
+    finally:
+        module.build_model_with_cfg = original
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        assert caught.pop(key) is None
+    assert caught.pop("feature_cfg") == {"out_indices": 3, "feature_cls": "getter"}
+    # How a checkpoint is read follows from the name and the pool: vitpool.checkpoint.
+    for key in ("pretrained_filter_fn", "pretrained_strict"):
+        caught.pop(key)
+    return {k: name_of(v) for k, v in caught.items()}
+
+
+def main(output: pathlib.Path) -> None:
+    """Write the table to `output`."""
+    timm = import_timm()
+    _registry: Any = importlib.import_module("timm.models._registry")
+    PretrainedCfg: Any = importlib.import_module(
+        "timm.models._pretrained"
+    ).PretrainedCfg
+    module = "vision_transformer"
+    cfgs: dict[str, dict[str, dict[str, Any]]] = {}
+    models = timm.list_models(module=module)
+    for name in models:
+        cfgs[name] = {}
+        for tag in _registry._model_default_cfgs[name].tags:
+            cfg = dataclasses.asdict(_registry._model_pretrained_cfgs[f"{name}.{tag}"])
+            assert cfg["state_dict"] is cfg["source"] is None, (name, tag)
+            if cfg["hf_hub_id"] == f"timm/{name}.{tag}":
+                cfg["hf_hub_id"] = "timm/"  # as timm writes it: the reader completes it
+            cfgs[name][tag] = {k: v for k, v in cfg.items() if k not in IMPLIED}
+
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(PretrainedCfg):
+        if field.name not in IMPLIED:
+            values = collections.Counter(
+                json.dumps(cfg[field.name])
+                for tags in cfgs.values()
+                for cfg in tags.values()
+            )
+            defaults[field.name] = json.loads(values.most_common(1)[0][0])
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    # One line a configuration, so that a new timm reads well as a diff.
+    text = ["{"]
+    text.append(f' "timm": {line(timm.__version__)},')
+    plain = {f.name: f.default for f in dataclasses.fields(PretrainedCfg)}
+    plain = {k: v for k, v in plain.items() if k not in IMPLIED}
+    text.append(f' "cfg_plain": {line(plain)},')
+    text.append(f' "cfg_defaults": {line(defaults)},')
+    text.append(' "models": {')
+    for name in models:
+        args = captured_arguments(timm, name)
+        text.append(f'  {line(name)}: {{"args": {line(args)},')
+        text.append('   "cfgs": {')
+        for tag, cfg in cfgs[name].items():
+            own = {k: v for k, v in cfg.items() if json.loads(line(v)) != defaults[k]}
+            text.append(f"    {line(tag)}: {line(own)},")
+        text[-1] = text[-1][:-1] + "}},"
+    text[-1] = text[-1][:-1]
+    deprecated = {}
+    for old, current in _registry.get_deprecated_models(module).items():
+        name, tag = _registry.split_model_name_tag(current)
+        deprecated[old] = f"{name}.{RENAMED.get(tag, tag)}"
+        assert RENAMED.get(tag, tag) in cfgs[name], current
+    text.append(f' }},\n "deprecated": {json.dumps(deprecated, indent=2)}\n}}\n')
+    output.write_text("\n".join(text), encoding="utf-8")
+    count = sum(map(len, cfgs.values()))
+    print(
+        f"{output}: {len(models)} models, {count} tags, {output.stat().st_size} bytes"
+    )
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT)

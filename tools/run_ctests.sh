@@ -1,0 +1,29 @@
+#!/bin/sh
+# Run every program of a folder; show the output of those that fail; print the count.
+# What depends on the target, which a process chooses once, runs under each of them.
+# usage: tools/run_ctests.sh FOLDER
+set -u
+passed=0 failed=0
+run() { # PROGRAM [NAME=VALUE ...]
+    program=$1
+    shift
+    if output=$(env "$@" "$program" 2>&1); then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        printf '%s\nFAILED: %s %s\n' "$output" "$*" "$program"
+    fi
+}
+for program in "$1"/*; do
+    run "$program"
+    case $program in
+    */test_gemm | */test_vit)
+        # A target that the machine lacks counts as none: the best one runs again.
+        run "$program" VITPOOL_TARGET=baseline
+        run "$program" VITPOOL_TARGET=avx2
+        run "$program" VITPOOL_UKR=blis
+        ;;
+    esac
+done
+echo "ctests: $passed passed, $failed failed"
+test "$failed" = 0 && test "$passed" != 0

@@ -1,0 +1,80 @@
+"""timm's Vision Transformers in C behind a CPython module, no PyTorch at run time.
+
+>>> import vitpool
+>>> model = vitpool.create_model("vit_digits", pretrained=True)
+>>> model(x)  # float32 (batch, num_classes)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._core import __version__, get_num_threads, set_num_threads, show_config
+
+if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint, open_state_dict
+    from .hub import save_pretrained
+    from .live_timm import from_timm
+    from .model import VisionTransformer
+    from .registry import (
+        create_model,
+        get_pretrained_cfg,
+        is_model,
+        is_model_pretrained,
+        list_models,
+        list_pretrained,
+        model_entrypoint,
+    )
+    from .transforms import create_transform, resolve_data_config
+
+# What `import vitpool` does not load until it is asked for, and where it is.
+_LAZY = {
+    "VisionTransformer": "model",
+    "create_model": "registry",
+    "get_pretrained_cfg": "registry",
+    "is_model": "registry",
+    "is_model_pretrained": "registry",
+    "list_models": "registry",
+    "list_pretrained": "registry",
+    "model_entrypoint": "registry",
+    "from_timm": "live_timm",
+    "load_checkpoint": "checkpoint",
+    "open_state_dict": "checkpoint",
+    "save_pretrained": "hub",
+    "create_transform": "transforms",
+    "resolve_data_config": "transforms",
+}
+
+__all__ = [
+    "VisionTransformer",
+    "__version__",
+    "create_model",
+    "create_transform",
+    "from_timm",
+    "get_num_threads",
+    "get_pretrained_cfg",
+    "is_model",
+    "is_model_pretrained",
+    "list_models",
+    "list_pretrained",
+    "load_checkpoint",
+    "model_entrypoint",
+    "open_state_dict",
+    "resolve_data_config",
+    "save_pretrained",
+    "set_num_threads",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vitpool' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

@@ -1,0 +1,93 @@
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex, TypedDict, final, type_check_only
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
+
+__version__: str
+
+@final
+@type_check_only
+class _Memory(TypedDict):
+    weights: int
+    workspace: int
+
+@final
+@type_check_only
+class _Config(TypedDict):
+    target: str
+    targets: list[str]
+    micro_kernel: str
+    tile: tuple[int, int]
+    blis: str
+    threads: int
+    build: str
+
+def set_num_threads(n: SupportsIndex, /) -> None: ...
+def get_num_threads() -> int: ...
+def show_config() -> _Config: ...
+def normalize_u8(
+    pixels: NDArray[np.uint8], mean: ArrayLike, std: ArrayLike, /
+) -> NDArray[np.float32]: ...
+def _fail_allocations_after(n: int, /) -> None: ...
+
+@disjoint_base
+class VisionTransformer:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        weights: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        weight_init: str = "",
+        fix_init: bool = False,
+    ) -> None: ...
+    @property
+    def _serial(self) -> int: ...
+    @property
+    def _pool_serial(self) -> int: ...
+    def _adopt(self, other: VisionTransformer, /) -> None: ...
+    def _options(self) -> dict[str, Any]: ...
+    def _replace(
+        self,
+        options: dict[str, Any] | None,
+        weights: Mapping[str, Any],
+        serial: int = 0,
+        /,
+    ) -> bool: ...
+    def _grid(self, height: int, width: int, /) -> tuple[int, int]: ...
+    def _run(
+        self,
+        x: Any,
+        output: int,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        pos_embed: NDArray[np.float32] | None = None,
+        depth: int = -1,
+        taps: Sequence[tuple[int, int]] = (),
+        maps: Sequence[tuple[int, int]] = (),
+        profile: bool = False,
+        serial: int = 0,
+    ) -> (
+        tuple[
+            NDArray[np.float32] | None,
+            list[NDArray[np.float32]],
+            list[NDArray[np.float32]],
+            dict[str, Any] | None,
+        ]
+        | None
+    ): ...
+    def forward_head(self, x: Any, pre_logits: bool = False) -> NDArray[np.float32]: ...
+    def pool(self, x: Any, pool_type: str | None = None) -> NDArray[np.float32]: ...
+    def reset_classifier(
+        self,
+        num_classes: SupportsIndex,
+        global_pool: str | None = None,
+        *,
+        add_attn_pool: bool = False,
+        seed: int = 0,
+    ) -> None: ...
+    def param_shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def get_parameter(self, target: str, /) -> NDArray[np.float32]: ...
+    def memory_bytes(self) -> _Memory: ...
+    def release_workspace(self) -> None: ...

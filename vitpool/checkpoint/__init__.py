@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights: reading files, converting published layouts, loading into a model."""
+
+from __future__ import annotations
+
+from .adapt import convert_state_dict
+from .files import open_state_dict
+from .lazy import StateDict
+from .load import build_with_checkpoint, load_checkpoint
+from .spec import Spec
+
+__all__ = [
+    "Spec",
+    "StateDict",
+    "build_with_checkpoint",
+    "convert_state_dict",
+    "load_checkpoint",
+    "open_state_dict",
+]

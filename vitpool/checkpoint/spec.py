@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the conversions have to know about the model that the weights are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import resolve
+from .lazy import Shape
+from .shapes import param_shapes
+
+# RADIO's models which resize their positions corner to corner (timm 1.0.31).
+_ALIGN_CORNERS = ("base_patch16_radio_v3", "huge_patch16_radio_v3")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model's shapes and options, and how its checkpoints are resized.
+
+    options: as `config.resolve` gives them.
+    pretrained_cfg: timm's configuration of the checkpoint; its `input_size` tells the
+    grid of the stored positions and the channels, its `num_classes` the stored head.
+    """
+
+    options: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+    pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    interpolation: str = "bicubic"
+    antialias: bool = True
+    align_corners: bool | None = None
+
+    @classmethod
+    def from_options(
+        cls,
+        options: Mapping[str, Any],
+        pretrained_cfg: Mapping[str, Any] | None = None,
+        variant: str = "",
+        shapes: Mapping[str, Shape] | None = None,
+    ) -> Spec:
+        """From the constructor's options; `variant` is timm's name of the model.
+
+        TypeError and ValueError for options that the constructor refuses.
+        """
+        resolved = resolve(options)
+        return cls(
+            resolved,
+            dict(param_shapes(resolved) if shapes is None else shapes),
+            dict(pretrained_cfg or {}),
+            **resize_rule(variant),
+        )
+
+    @classmethod
+    def from_model(cls, model: Any, variant: str | None = None) -> Spec:
+        """From a live model, as it is after any reset_classifier."""
+        cfg = dict(model.pretrained_cfg or {})
+        if variant is None:
+            variant = str(cfg.get("architecture") or "")
+        return cls.from_options(model.config, cfg, variant, model.param_shapes())
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.options["img_size"]
+        patch_height, patch_width = self.options["patch_size"]
+        return height // patch_height, width // patch_width
+
+    @property
+    def pos_prefix_tokens(self) -> int:
+        """How many class and register tokens have a row in pos_embed."""
+        if self.options["no_embed_class"]:
+            return 0
+        return int(self.options["class_token"]) + int(self.options["reg_tokens"])
+
+    def source_grid(
+        self, patch_size: tuple[int, int], tokens: int
+    ) -> tuple[int, int] | None:
+        """The grid of `tokens` stored positions, where input_size accounts for all."""
+        size = (self.pretrained_cfg.get("input_size") or (3, 224, 224))[-2:]
+        rows, columns = size[0] // patch_size[0], size[1] // patch_size[1]
+        return (rows, columns) if rows * columns == tokens else None
+
+
+def resize_rule(variant: str) -> dict[str, Any]:
+    """How timm resizes the checkpoints of this model.
+
+    FlexiViT and RADIO were trained with plain bilinear resizing.
+    """
+    rule: dict[str, Any] = {}
+    if "flexi" in variant or "radio" in variant:
+        rule.update(interpolation="bilinear", antialias=False)
+    if "radio" in variant:
+        rule["align_corners"] = any(name in variant for name in _ALIGN_CORNERS)
+    return rule
