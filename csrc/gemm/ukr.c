@@ -16,8 +16,8 @@ static void run_avx512(const vp_ukr *ukr, size_t rows, size_t k, const float *a,
                        const void *ahead, size_t ahead_step)
 {
     (void)ukr;
-    vp_sgemm_ukr_14x32__avx512(rows, k, a, lda, b, VP_SGEMM_NR, c, ldc, accumulate,
-                               ahead, ahead_step);
+    vp_sgemm_ukr_14x32__avx512(rows, k, a, lda, b, c, ldc, accumulate, ahead,
+                               ahead_step);
 }
 #endif
 

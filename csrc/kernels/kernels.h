@@ -84,13 +84,14 @@ typedef struct {
 #define VP_SGEMM_NR 32
 
 /* c[rows][VP_SGEMM_NR] (+)= a[rows][k] b[k][VP_SGEMM_NR], rows in 1..VP_SGEMM_MR.
- * Rows of a, b, c are lda, ldb, ldc floats apart; c is 64-byte aligned, ldc a multiple of
- * 16. accumulate: add to c instead of overwriting it. Each element is one chain of fused
- * multiply-adds in the order of k, whatever rows is. From `ahead` on, k * ahead_step bytes
- * are prefetched into L2 on the way (any address will do). AVX-512 only. */
+ * b is packed; rows of a and c are lda and ldc floats apart; c is 64-byte aligned, ldc a
+ * multiple of 16. accumulate: add to c instead of overwriting it. Each element is one chain
+ * of fused multiply-adds in the order of k, whatever rows is. From `ahead` on,
+ * k * ahead_step bytes are prefetched into L2 on the way (any address will do). AVX-512
+ * only. */
 typedef void vp_sgemm_ukr(size_t rows, size_t k, const float *a, size_t lda,
-                          const float *b, size_t ldb, float *c, size_t ldc,
-                          int accumulate, const char *ahead, size_t ahead_step);
+                          const float *b, float *c, size_t ldc, int accumulate,
+                          const char *ahead, size_t ahead_step);
 
 extern const vp_kernels vp_kernels_reference; /* plain C, kept slow and clear */
 extern const vp_kernels vp_kernels_baseline;
