@@ -222,6 +222,12 @@ def core_units(x86: bool) -> list[Unit]:
     return units
 
 
+# One binary serves Python 3.10 and later. Without the GIL there is no stable ABI.
+STABLE_ABI = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
+    "Py_GIL_DISABLED"
+)
+
+
 def python_units() -> list[Unit]:
     """The files of csrc/python/, for the running Python and its NumPy."""
     import numpy
@@ -231,6 +237,8 @@ def python_units() -> list[Unit]:
     if platinclude != sysconfig.get_path("include"):
         flags += ["-isystem", platinclude]
     flags += ["-isystem", numpy.get_include()]
+    if STABLE_ABI:
+        flags.append("-DPy_LIMITED_API=0x030a0000")
     tag = (sysconfig.get_config_var("SOABI") or "python").replace(".", "-")
     return [
         Unit(source, flags, f"python-{tag}/{source.stem}")
@@ -288,7 +296,13 @@ if not list(CSRC.glob("*/*.c")):
     sys.exit("vitpool: csrc/ is missing beside setup.py")
 setup(
     ext_modules=[
-        Extension("vitpool._core", sorted(map(str, CSRC.glob("*/*.c"))), language="c")
+        Extension(
+            "vitpool._core",
+            sorted(map(str, CSRC.glob("*/*.c"))),
+            language="c",
+            py_limited_api=STABLE_ABI,
+        )
     ],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if STABLE_ABI else {},
     cmdclass={"build_ext": BuildCore, "build_ctests": BuildCTests},
 )

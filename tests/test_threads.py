@@ -370,3 +370,32 @@ print(len(os.listdir("/proc/self/task")))
 """)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 3
+
+
+# -- interpreters --
+
+SUBINTERPRETER = """
+import importlib, sys
+for name in ("_interpreters", "_xxsubinterpreters"):
+    try:
+        interpreters = importlib.import_module(name)
+        break
+    except ImportError:
+        pass
+inner = interpreters.create(**({} if name == "_interpreters" else {"isolated": False}))
+try:
+    failure = interpreters.run_string(inner, "import vitpool._core")
+    print(failure.formatted if failure else "no error")
+except Exception as error:
+    print(error)
+import numpy as np, vitpool
+print(vitpool.create_model("vit_digits").num_classes)
+"""
+
+
+def test_a_subinterpreter_is_refused_and_the_main_one_goes_on() -> None:
+    done = run(SUBINTERPRETER)
+    assert done.returncode == 0, done.stderr
+    refusal, number = done.stdout.splitlines()
+    assert "ImportError" in refusal
+    assert number == "10"

@@ -1,6 +1,8 @@
 /* From Python's arrays to the core's pointers. SPDX-License-Identifier: Apache-2.0 */
 #include "python/core.h"
 
+#include <string.h>
+
 /* What a non-array gives: through __dlpack__ where it has that, else as numpy.asarray. */
 static PyObject *as_ndarray(PyObject *object)
 {
@@ -18,7 +20,9 @@ static PyObject *as_ndarray(PyObject *object)
         static const char *const cures[] = {"detach", "float"};
         for (int i = 0; i < 2 && plain != NULL; i++) {
             if (PyObject_HasAttrString(plain, cures[i])) {
-                Py_SETREF(plain, PyObject_CallMethod(plain, cures[i], NULL));
+                PyObject *cured = PyObject_CallMethod(plain, cures[i], NULL);
+                Py_DECREF(plain);
+                plain = cured;
             }
         }
         if (plain != NULL) {
@@ -58,13 +62,16 @@ PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
     }
     PyArrayObject *array = (PyArrayObject *)given;
     if (!is_float(PyArray_DESCR(array))) {
-        PyErr_Format(
-            PyExc_TypeError,
-            "%s must be an array of float32 (or float16, float64, bfloat16), not "
-            "%.100s%s%S",
-            what, Py_TYPE(object)->tp_name,
-            PyArray_Check(object) ? " of " : ", as an array ",
-            (PyObject *)PyArray_DESCR(array));
+        PyObject *type =
+            PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+        if (type != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s must be an array of float32 (or float16, float64, "
+                         "bfloat16), not %S%s%S",
+                         what, type, PyArray_Check(object) ? " of " : ", as an array ",
+                         (PyObject *)PyArray_DESCR(array));
+            Py_DECREF(type);
+        }
         Py_DECREF(given);
         return NULL;
     }

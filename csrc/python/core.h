@@ -20,6 +20,10 @@
 /* Raises what `err` says; returns NULL for `return vp_raise(...)`. */
 PyObject *vp_raise(const vp_error *err);
 
+/* Raises TypeError "WHAT, not TYPE", of the type of `object`; `what` is a format with what
+ * follows it, as for PyErr_Format. Returns NULL. */
+PyObject *vp_raise_type(PyObject *object, const char *what, ...);
+
 /* A count from anything with __index__ that is not a bool, at least 0 and at most 2^31 - 1;
  * else TypeError or ValueError naming `what`. -1 with an exception set on failure. */
 Py_ssize_t vp_count_from(PyObject *object, const char *what);

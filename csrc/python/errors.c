@@ -24,11 +24,25 @@ PyObject *vp_raise(const vp_error *err)
     return NULL;
 }
 
+PyObject *vp_raise_type(PyObject *object, const char *what, ...)
+{
+    va_list arguments;
+    va_start(arguments, what);
+    PyObject *text = PyUnicode_FromFormatV(what, arguments);
+    va_end(arguments);
+    PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+    if (text != NULL && name != NULL) {
+        PyErr_Format(PyExc_TypeError, "%U, not %S", text, name);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(name);
+    return NULL;
+}
+
 Py_ssize_t vp_count_from(PyObject *object, const char *what)
 {
     if (PyBool_Check(object) || !PyIndex_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s must be an integer, not %.100s", what,
-                     Py_TYPE(object)->tp_name);
+        (void)vp_raise_type(object, "%s must be an integer", what);
         return -1;
     }
     PyObject *integer = PyNumber_Index(object);

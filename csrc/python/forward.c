@@ -1,6 +1,8 @@
 /* The methods of _core.VisionTransformer that compute. SPDX-License-Identifier: Apache-2.0 */
 #include "python/core.h"
 
+#include <stdio.h>
+
 /* model.c: a reference to the current model, and its workspaces (borrowed). */
 vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces);
 
@@ -164,7 +166,9 @@ static int take_taps(request *r, PyObject *taps)
         if (out == NULL) {
             return -1;
         }
-        PyList_SET_ITEM(r->tap_arrays, i, (PyObject *)out);
+        if (PyList_SetItem(r->tap_arrays, i, (PyObject *)out) < 0) {
+            return -1;
+        }
         r->taps[i] = (vp_tap){(size_t)pair[0], pair[1] != 0, PyArray_DATA(out)};
     }
     r->forward.taps = r->taps;
@@ -221,7 +225,9 @@ static int take_maps(request *r, PyObject *maps)
         if (out == NULL) {
             return -1;
         }
-        PyList_SET_ITEM(r->map_arrays, i, (PyObject *)out);
+        if (PyList_SetItem(r->map_arrays, i, (PyObject *)out) < 0) {
+            return -1;
+        }
         const size_t block = pair[0] == -1 ? VP_MAP_POOL : (size_t)pair[0];
         r->maps[i] = (vp_map){block, (size_t)pair[1], PyArray_DATA(out)};
     }

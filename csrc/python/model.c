@@ -61,7 +61,10 @@ static PyObject *shape_of(const vp_param *param)
 {
     PyObject *shape = PyTuple_New((Py_ssize_t)param->ndim);
     for (size_t d = 0; shape != NULL && d < param->ndim; d++) {
-        PyTuple_SET_ITEM(shape, (Py_ssize_t)d, PyLong_FromSize_t(param->shape[d]));
+        PyObject *size = PyLong_FromSize_t(param->shape[d]);
+        if (size == NULL || PyTuple_SetItem(shape, (Py_ssize_t)d, size) < 0) {
+            Py_CLEAR(shape);
+        }
     }
     return shape;
 }
@@ -183,7 +186,7 @@ static void model_dealloc(PyObject *object)
     }
     vp_vit_unref(self->vit);
     vp_workspaces_free(self->workspaces);
-    type->tp_free(object);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
 
@@ -374,9 +377,7 @@ PyDoc_STRVAR(
 static PyObject *model_get_parameter(PyObject *object, PyObject *target)
 {
     if (!PyUnicode_Check(target)) {
-        PyErr_Format(PyExc_TypeError, "target must be a str, not %.100s",
-                     Py_TYPE(target)->tp_name);
-        return NULL;
+        return vp_raise_type(target, "target must be a str");
     }
     vp_vit *vit = acquire((model_object *)object);
     if (vit == NULL) {
@@ -416,13 +417,12 @@ static PyObject *model_adopt(PyObject *object, PyObject *other)
 {
     model_object *self = (model_object *)object;
     PyTypeObject *core = Py_TYPE(object); /* the type that is ours, below subclasses */
-    while (core->tp_base != NULL && core->tp_base != &PyBaseObject_Type) {
-        core = core->tp_base;
+    for (PyTypeObject *base = core; base != &PyBaseObject_Type;
+         base = PyType_GetSlot(base, Py_tp_base)) {
+        core = base;
     }
     if (!PyObject_TypeCheck(other, core)) {
-        PyErr_Format(PyExc_TypeError, "other must be a VisionTransformer, not %.100s",
-                     Py_TYPE(other)->tp_name);
-        return NULL;
+        return vp_raise_type(other, "other must be a VisionTransformer");
     }
     vp_workspaces *workspaces = vp_workspaces_create();
     vp_vit *vit = workspaces != NULL ? acquire((model_object *)other) : NULL;

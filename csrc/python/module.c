@@ -162,6 +162,12 @@ static int import_numpy(void)
 
 static int module_exec(PyObject *module)
 {
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
+        /* NumPy's own C-API lives there alone. */
+        PyErr_SetString(PyExc_ImportError,
+                        "vitpool works in the main interpreter only, as NumPy does");
+        return -1;
+    }
     if (import_numpy() < 0) {
         return -1;
     }
@@ -183,11 +189,7 @@ static int module_exec(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030c0000
-    /* NumPy's own C-API lives in the main interpreter. */
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
-#if PY_VERSION_HEX >= 0x030d0000
+#if defined(Py_mod_gil)
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},

@@ -6,6 +6,7 @@
 #include "python/core.h"
 
 #include <math.h>
+#include <string.h>
 
 /* One line an option: kind, key, field. */
 #define OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)         \
@@ -78,13 +79,13 @@ static int get_pair(PyObject *options, const char *key, size_t out[2])
     if (value == NULL) {
         return -1;
     }
-    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) {
+    if (!PyTuple_Check(value) || PyTuple_Size(value) != 2) {
         PyErr_Format(PyExc_TypeError, "%s must be a pair of integers, not %R", key,
                      value);
         return -1;
     }
     for (Py_ssize_t i = 0; i < 2; i++) {
-        const Py_ssize_t n = vp_count_from(PyTuple_GET_ITEM(value, i), key);
+        const Py_ssize_t n = vp_count_from(PyTuple_GetItem(value, i), key);
         if (n < 0) {
             return -1;
         }
@@ -119,7 +120,7 @@ static int get_real(PyObject *options, const char *key, float *out)
 static int get_enum(PyObject *options, const char *key, const char *const *names)
 {
     PyObject *value = item(options, key);
-    const char *name = value != NULL ? PyUnicode_AsUTF8(value) : NULL;
+    const char *name = value != NULL ? PyUnicode_AsUTF8AndSize(value, NULL) : NULL;
     if (name == NULL) {
         return -1;
     }
@@ -138,11 +139,11 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
         return 0;
     }
     if (!PyUnicode_Check(object)) {
-        PyErr_Format(
-            PyExc_TypeError,
+        (void)vp_raise_type(
+            object,
             "%s must be a str ('', 'avg', 'avgmax', 'max', 'token', 'map', 'prr') "
-            "or None, not %.100s",
-            what, Py_TYPE(object)->tp_name);
+            "or None",
+            what);
         return -1;
     }
     Py_ssize_t length;
@@ -168,8 +169,7 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
 {
     memset(config, 0, sizeof *config);
     if (!PyDict_Check(options)) {
-        PyErr_Format(PyExc_TypeError, "options must be a dict, not %.100s",
-                     Py_TYPE(options)->tp_name);
+        (void)vp_raise_type(options, "options must be a dict");
         return -1;
     }
 #define SIZE(key, field)                              \
