@@ -13,7 +13,7 @@ C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch])
 RUN_CTESTS = tools/run_ctests.sh
 
 .PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
-	bench lint format fuzz docs wheel clean
+	test-wheel bench lint format fuzz docs wheel clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
@@ -56,7 +56,7 @@ test-timm: .venv-timm/have-timm
 	@echo "== the live comparison with timm"
 	@$(TIMM)/$(PYTEST) tests/timm --ignore=tests/timm/test_all_163.py
 
-# Every architecture whole or at depth 2, some 20 minutes: beside test-timm, not in it.
+# Every architecture; the largest with two blocks, unless VITPOOL_WHOLE=1.
 test-163: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@$(TIMM)/$(PYTEST) tests/timm/test_all_163.py
@@ -102,14 +102,12 @@ tsan: .venv/have-test
 	@$(BIN)/python setup.py -q build_ctests
 	@TSAN_OPTIONS=die_after_fork=0 setarch -R $(RUN_CTESTS) build/thread/ctests
 
-# The tests that compute, on each target (one that the machine lacks is an error).
+# Everything on each lower target (one that the machine lacks is an error).
 TARGETS := baseline avx2
 test-targets: build
 	@for target in $(TARGETS); do \
-	    echo "== python tests with VITPOOL_TARGET=$$target"; \
-	    VITPOOL_TARGET=$$target $(BIN)/$(PYTEST) tests/test_golden.py \
-	        tests/test_semantics.py tests/test_bit_equality.py tests/test_model_api.py \
-	        tests/test_properties.py || exit 1; \
+	    echo "== VITPOOL_TARGET=$$target"; \
+	    VITPOOL_TARGET=$$target $(MAKE) -s test || exit 1; \
 	done
 
 coverage: export VITPOOL_COVERAGE=1
@@ -170,8 +168,26 @@ wheel: .venv/have-dev
 	@rm -rf build/wheel build/lib.* dist
 	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
 	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --strip -w dist build/wheel/*.whl
+	@$(BIN)/abi3audit --strict --summary dist/*.whl
 	@ls -l dist
 	@test -z "$$(find dist -name '*.whl' -size +12M)" || { echo "over 12 MB"; exit 1; }
+
+# The tests on the wheel, in new environments, outside of the sources, for each Python at
+# hand, pyenv's included.
+PYTHONS := python3.10 python3.11 python3.12 python3.13
+test-wheel: wheel
+	@PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd: -); \
+	test -z "$$PYENV_VERSION" || export PYENV_VERSION; \
+	for python in $(PYTHONS); do \
+	    $$python -c '' 2>/dev/null || { echo "== no $$python here"; continue; }; \
+	    echo "== the wheel with $$python"; \
+	    env=build/wheel/$$python; \
+	    $$python -m venv $$env && \
+	    $$env/bin/pip install -q --disable-pip-version-check --find-links dist \
+	        --only-binary vitpool 'vitpool[test]' && \
+	    (cd build/wheel && $$python/bin/pytest -q -p no:cacheprovider ../../tests \
+	        --ignore=../../tests/timm --ignore=../../tests/ray) || exit 1; \
+	done
 
 clean:
 	rm -rf build dist *.egg-info vitpool/*.so .venv .venv-timm .venv-ray
