@@ -19,6 +19,7 @@ columns are those of `vitpool.embed`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -241,9 +242,19 @@ def embed_images(
 
 
 def _count(folder: Path) -> int:
+    """Rows of the files that are whole.
+
+    One that was being written when a run was killed is not; Ray deletes it as the next
+    run starts.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    rows = 0
+    for path in folder.glob("*.parquet"):
+        with contextlib.suppress(pa.ArrowInvalid):
+            rows += pq.read_metadata(path).num_rows
+    return rows
 
 
 def embed_command(args: argparse.Namespace) -> int:
