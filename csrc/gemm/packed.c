@@ -4,13 +4,10 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/parallel.h"
 #include "kernels/kernels.h"
 
 /* A strip of 14 rows and a panel of 32 columns, both this deep, stream well from L2. */
 #define KC_MAX ((size_t)1024)
-/* From this size on a matrix is packed by all threads. */
-#define PARALLEL_BYTES ((size_t)1 << 20)
 
 static size_t panel_stride(const vp_packed *packed, size_t length)
 {
@@ -70,57 +67,34 @@ const float *vp_packed_panel(const vp_packed *packed, size_t block, size_t panel
     return packed->data + block * full + panel * panel_stride(packed, length);
 }
 
-/* One panel of w[n][k], packed or unpacked. */
-typedef struct {
-    const vp_packed *packed;
-    const vp_kernels *kernels;
-    const float *from; /* NULL: unpack */
-    float *to;
-} job;
-
-static void panel_task(void *ctx, size_t item, size_t worker)
-{
-    (void)worker;
-    const job *j = ctx;
-    const vp_packed *packed = j->packed;
-    const size_t nr = packed->ukr->nr;
-    const size_t b = item / packed->panels, p = item % packed->panels;
-    const size_t length = vp_packed_block_length(packed, b);
-    const size_t cols = packed->n - p * nr < nr ? packed->n - p * nr : nr;
-    const size_t start = p * nr * packed->k + b * packed->kc;
-    float *panel = (float *)vp_packed_panel(packed, b, p);
-    if (j->from == NULL) {
-        j->kernels->transpose(j->to + start, packed->k, panel, nr, length, cols);
-        return;
-    }
-    if (cols < nr) {
-        memset(panel, 0, length * nr * sizeof(float));
-    }
-    j->kernels->transpose(panel, nr, j->from + start, packed->k, cols, length);
-}
-
-/* Large matrices take all threads: loading a model waits for memory, most of all for new
- * pages, and two cores wait half as long. */
-static void run_panels(job *j)
-{
-    vp_team team = {.workers = 1};
-    const bool large = vp_packed_bytes(j->packed) >= PARALLEL_BYTES;
-    if (large) {
-        (void)vp_team_open(&team);
-    }
-    vp_parallel_for(&team, vp_packed_blocks(j->packed) * j->packed->panels, panel_task,
-                    j);
-    if (large) {
-        vp_team_close(&team);
-    }
-}
-
 void vp_pack(vp_packed *packed, const float *w)
 {
-    run_panels(&(job){packed, vp_kernels_get(), w, NULL});
+    const vp_kernels *kernels = vp_kernels_get();
+    const size_t nr = packed->ukr->nr;
+    for (size_t b = 0; b < vp_packed_blocks(packed); b++) {
+        const size_t length = vp_packed_block_length(packed, b);
+        for (size_t p = 0; p < packed->panels; p++) {
+            float *panel = (float *)vp_packed_panel(packed, b, p);
+            const size_t cols = packed->n - p * nr < nr ? packed->n - p * nr : nr;
+            if (cols < nr) {
+                memset(panel, 0, length * nr * sizeof(float));
+            }
+            kernels->transpose(panel, nr, w + p * nr * packed->k + b * packed->kc,
+                               packed->k, cols, length);
+        }
+    }
 }
 
 void vp_unpack(const vp_packed *packed, float *w)
 {
-    run_panels(&(job){packed, vp_kernels_get(), NULL, w});
+    const vp_kernels *kernels = vp_kernels_get();
+    const size_t nr = packed->ukr->nr;
+    for (size_t b = 0; b < vp_packed_blocks(packed); b++) {
+        const size_t length = vp_packed_block_length(packed, b);
+        for (size_t p = 0; p < packed->panels; p++) {
+            const size_t cols = packed->n - p * nr < nr ? packed->n - p * nr : nr;
+            kernels->transpose(w + p * nr * packed->k + b * packed->kc, packed->k,
+                               vp_packed_panel(packed, b, p), nr, length, cols);
+        }
+    }
 }
