@@ -41,7 +41,9 @@ PyObject *vp_raise_type(PyObject *object, const char *what, ...)
 
 Py_ssize_t vp_count_from(PyObject *object, const char *what)
 {
-    if (PyBool_Check(object) || !PyIndex_Check(object)) {
+    /* NumPy's bool is an index, too, before NumPy 2.3 */
+    if (PyBool_Check(object) || PyArray_IsScalar(object, Bool) ||
+        !PyIndex_Check(object)) {
         (void)vp_raise_type(object, "%s must be an integer", what);
         return -1;
     }
