@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from .worker import memory
+
 BATCH = 32
 
 
@@ -52,14 +54,6 @@ def by_hand(model: Any, transform: Any, paths: Sequence[str], workers: int) -> f
     return time.perf_counter() - start
 
 
-def resident_mb() -> float:
-    """This process's resident memory."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmRSS")
-
-
 def measure(name: str, count: int) -> dict[str, Any]:
     """The whole comparison."""
     import vitpool
@@ -74,14 +68,14 @@ def measure(name: str, count: int) -> dict[str, Any]:
         half = count // 2
         by_hand(model, transform, paths[: 4 * BATCH], workers)  # warm
         hand = by_hand(model, transform, paths[:half], workers)
-        memory: list[float] = []
+        resident: list[float] = []
         done = 0
 
         def progress(rows: int) -> None:
             nonlocal done
             done += rows
-            if done * 10 // count > len(memory):
-                memory.append(round(resident_mb(), 1))
+            if done * 10 // count > len(resident):
+                resident.append(round(memory("VmRSS") / 2**20, 1))
 
         start = time.perf_counter()
         out = Path(folder) / "out"
@@ -96,7 +90,7 @@ def measure(name: str, count: int) -> dict[str, Any]:
         "by_hand_per_second": round(count / hand, 1),
         "embed_per_second": round(count / embed, 1),
         "ratio": round(hand / embed, 3),
-        "memory_mb_at_each_tenth": memory,
+        "memory_mb_at_each_tenth": resident,
     }
 
 

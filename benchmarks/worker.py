@@ -32,12 +32,17 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+def memory(field: str) -> int:
+    """A size of this process in bytes: VmRSS resident now, VmHWM the most so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")
+
+
 def peak_memory() -> int:
     """The largest resident size of this process so far, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
+    return memory("VmHWM")
 
 
 def pictures(batch: int, image: int) -> np.ndarray:

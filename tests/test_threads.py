@@ -375,7 +375,7 @@ print(len(os.listdir("/proc/self/task")))
 # -- interpreters --
 
 SUBINTERPRETER = """
-import importlib, sys
+import importlib
 for name in ("_interpreters", "_xxsubinterpreters"):
     try:
         interpreters = importlib.import_module(name)
@@ -388,7 +388,7 @@ try:
     print(failure.formatted if failure else "no error")
 except Exception as error:
     print(error)
-import numpy as np, vitpool
+import vitpool
 print(vitpool.create_model("vit_digits").num_classes)
 """
 
