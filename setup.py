@@ -50,6 +50,7 @@ TARGETS = {
         *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
     ],
 }
+TARGETS["amx"] = [*TARGETS["avx512"], "-mamx-tile", "-mamx-bf16", "-DVP_AMX=1"]
 
 
 def say(message: str) -> None:

@@ -21,6 +21,7 @@ for program in "$1"/*; do
         # A target that the machine lacks counts as none: the best one runs again.
         run "$program" VITPOOL_TARGET=baseline
         run "$program" VITPOOL_TARGET=avx2
+        run "$program" VITPOOL_TARGET=avx512
         run "$program" VITPOOL_UKR=blis
         ;;
     esac

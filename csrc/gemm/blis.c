@@ -16,10 +16,10 @@ typedef gemm_ukr_ft sgemm_ukr_ft;
 
 static void run_blis(const vp_ukr *ukr, size_t rows, size_t k, const float *a,
                      size_t lda, const float *b, float *c, size_t ldc, int accumulate,
-                     const void *ahead, size_t ahead_step)
+                     vp_ahead *ahead)
 {
-    (void)rows, (void)lda;         /* strips are padded to mr */
-    (void)ahead, (void)ahead_step; /* BLIS's kernels prefetch for themselves */
+    (void)rows, (void)lda; /* strips are padded to mr */
+    (void)ahead;           /* BLIS's kernels prefetch for themselves */
     float one = 1.0f, beta = accumulate ? 1.0f : 0.0f;
     auxinfo_t aux;
     memset(&aux, 0, sizeof aux);
@@ -35,6 +35,16 @@ static void run_blis(const vp_ukr *ukr, size_t rows, size_t k, const float *a,
         kernel((dim_t)ukr->nr, (dim_t)ukr->mr, (dim_t)k, &one, (float *)b, (float *)a,
                &beta, c, 1, (inc_t)ldc, &aux, ukr->context);
     }
+}
+
+/* [k][mr], zero rows added. */
+static void pack_strip(const vp_ukr *ukr, float *strip, const float *a, size_t lda,
+                       size_t rows, size_t k)
+{
+    if (rows < ukr->mr) {
+        memset(strip, 0, ukr->mr * k * sizeof(float));
+    }
+    vp_kernels_get()->transpose(strip, ukr->mr, a, lda, rows, k);
 }
 
 static cntx_t *context_of_target(void)
@@ -58,7 +68,8 @@ static cntx_t *context_of_target(void)
 vp_ukr vp_blis_ukr(void)
 {
     cntx_t *context = context_of_target();
-    vp_ukr ukr = {.packs_a = true, .run = run_blis, .context = context};
+    vp_ukr ukr = {.kc = 1024, .depth = 1, .sum_piece = 256, .run = run_blis};
+    ukr.context = context;
     const size_t mr = (size_t)bli_cntx_get_blksz_def_dt(BLIS_FLOAT, BLIS_MR, context);
     const size_t nr = (size_t)bli_cntx_get_blksz_def_dt(BLIS_FLOAT, BLIS_NR, context);
 #if defined(VP_BLIS_BEFORE_1)
@@ -72,6 +83,9 @@ vp_ukr vp_blis_ukr(void)
 #endif
     ukr.mr = ukr.row_preferring ? mr : nr;
     ukr.nr = ukr.row_preferring ? nr : mr;
+    ukr.pack_strip = pack_strip;
+    ukr.strip_step = ukr.mr;
+    ukr.panel_step = ukr.nr;
     ukr.name = ukr.row_preferring ? "BLIS sgemm, row-preferring"
                                   : "BLIS sgemm, column-preferring";
     return ukr;

@@ -7,12 +7,16 @@
 
 /* Rows in a block: with 1,024 inputs its activations fill most of a 1 MiB L2. */
 #define BLOCK_ROWS ((size_t)210)
-/* Panels in a group, at most, and groups wanted per worker: small enough to leave no
- * worker idle for long, large enough to read the activations seldom. */
+/* Panels in a group, at most, and items wanted per worker: small enough to leave no worker
+ * idle for long, large enough to read the activations seldom. */
 #define GROUP_PANELS ((size_t)4)
-#define GROUPS_PER_WORKER ((size_t)6)
+#define ITEMS_PER_WORKER ((size_t)6)
+/* The same where an item packs strips: then few items. Sums of so many panels are kept
+ * where k is more than one block. */
+#define GROUP_PANELS_PACKED ((size_t)16)
 
-/* Rows are cut into strips of nearly equal height (no padding), strips into blocks. */
+/* Rows are cut into strips of nearly equal height (no padding), strips into blocks; an item
+ * of work is one block of rows times one group of panels. */
 typedef struct {
     size_t strips, blocks, group, groups;
     size_t
@@ -21,24 +25,50 @@ typedef struct {
     size_t strips_per_block;
 } split;
 
-static split split_work(const vp_ukr *ukr, size_t m, size_t panels, size_t workers)
+static size_t min_size(size_t a, size_t b)
 {
+    return a < b ? a : b;
+}
+
+static size_t ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static size_t group_panels(const vp_packed *w, size_t row_blocks, size_t workers)
+{
+    const size_t work = row_blocks * w->panels;
+    size_t group;
+    if (w->ukr->pack_strip == NULL) {
+        group = min_size(work / (ITEMS_PER_WORKER * workers), GROUP_PANELS);
+    } else if (vp_packed_blocks(w) > 1) {
+        group = min_size(ceil_div(work, workers), GROUP_PANELS_PACKED);
+        group = ceil_div(w->panels, ceil_div(w->panels, group)); /* nearly equal */
+    } else if (row_blocks < 2 * workers) {
+        group = work / (ITEMS_PER_WORKER * workers);
+    } else {
+        group = w->panels; /* each block of rows is packed by one worker only */
+    }
+    return group < 1 ? 1 : min_size(group, w->panels);
+}
+
+static split split_work(const vp_packed *w, size_t m, size_t workers)
+{
+    const vp_ukr *ukr = w->ukr;
     split s;
-    s.strips = (m + ukr->mr - 1) / ukr->mr;
-    if (ukr->packs_a) { /* packed strips have full height but for the last */
+    s.strips = ceil_div(m, ukr->mr);
+    if (ukr->pack_strip != NULL) { /* packed strips have full height but for the last */
         s.strip_rows = ukr->mr;
         s.tall = s.strips;
     } else {
-        s.strip_rows = m / s.strips + (m % s.strips != 0);
+        s.strip_rows = ceil_div(m, s.strips);
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
-    const size_t per_block = BLOCK_ROWS / ukr->mr;
-    s.blocks = (s.strips + per_block - 1) / per_block;
-    s.strips_per_block = (s.strips + s.blocks - 1) / s.blocks;
-    s.blocks = (s.strips + s.strips_per_block - 1) / s.strips_per_block;
-    s.group = panels * s.blocks / (GROUPS_PER_WORKER * workers);
-    s.group = s.group < 1 ? 1 : s.group > GROUP_PANELS ? GROUP_PANELS : s.group;
-    s.groups = (panels + s.group - 1) / s.group;
+    s.blocks = ceil_div(s.strips, ceil_div(BLOCK_ROWS, ukr->mr));
+    s.strips_per_block = ceil_div(s.strips, s.blocks);
+    s.blocks = ceil_div(s.strips, s.strips_per_block);
+    s.group = group_panels(w, s.blocks, workers);
+    s.groups = ceil_div(w->panels, s.group);
     return s;
 }
 
@@ -48,25 +78,52 @@ static size_t strip_start(const split *s, size_t strip)
     return tall * s->strip_rows + (strip - tall) * (s->strip_rows - 1);
 }
 
-vp_scratch vp_gemm_scratch(size_t m, size_t k, int gated)
+static size_t tile_length(const vp_ukr *ukr)
 {
-    const vp_ukr *ukr = vp_ukr_get();
-    const size_t tile = (ukr->mr * ukr->nr + 15) / 16 * 16;
-    vp_scratch need = {0, 0};
-    need.worker = GROUP_PANELS * (BLOCK_ROWS / ukr->mr + 1) * tile * (gated ? 2 : 1);
-    if (ukr->packs_a) {
-        need.shared = vp_size_mul((m + ukr->mr - 1) / ukr->mr * ukr->mr + ukr->mr, k);
-    }
-    return need;
+    return (ukr->mr * ukr->nr + 15) / 16 * 16;
 }
 
-void vp_pack_strip(const vp_kernels *kernels, const vp_ukr *ukr, float *strip,
-                   const float *a, size_t lda, size_t rows, size_t k)
+/* What a worker keeps in its scratch during one product. */
+typedef struct {
+    vp_ahead next[2]; /* the panel of w, and of the gate, that is cut or being cut */
+    float *other[2];  /* room for the panel after it */
+    float *strips;    /* [strip][depth of k][strip_step], packed */
+    size_t packed_rows, packed_k; /* which block that is; SIZE_MAX: none */
+    float *sums;                  /* [panel of the group][strip][w, gate][mr][nr] */
+} bench;
+
+/* Lays a bench out for m rows and k inputs in blocks of kc; at NULL it only measures.
+ * Returns floats. */
+static size_t lay_out(const vp_ukr *ukr, size_t m, size_t k, size_t kc, int gated,
+                      float *base)
 {
-    if (rows < ukr->mr) {
-        memset(strip, 0, ukr->mr * k * sizeof(float));
+    const size_t gates = gated ? 2 : 1;
+    const size_t strips = min_size(ceil_div(m, ukr->mr), ceil_div(BLOCK_ROWS, ukr->mr));
+    const size_t group = ukr->pack_strip != NULL ? GROUP_PANELS_PACKED : GROUP_PANELS;
+    const size_t slots = kc >= k ? 1 : group * strips;
+    bench b = {.packed_rows = SIZE_MAX, .packed_k = SIZE_MAX};
+    size_t used = ceil_div(sizeof(bench), VP_ALIGN) * VP_ALIGN / sizeof(float);
+#define TAKE(pointer, count)                     \
+    pointer = base != NULL ? base + used : NULL; \
+    used += ceil_div(count, 16) * 16
+    for (size_t g = 0; g < gates && ukr->cut_panel != NULL; g++) {
+        TAKE(b.next[g].ready, ukr->panel_step * kc);
+        TAKE(b.other[g], ukr->panel_step * kc);
     }
-    kernels->transpose(strip, ukr->mr, a, lda, rows, k);
+    TAKE(b.strips, strips * ukr->strip_step * kc);
+    TAKE(b.sums, slots * gates * tile_length(ukr));
+#undef TAKE
+    if (base != NULL) {
+        memcpy(base, &b, sizeof b);
+    }
+    return used;
+}
+
+size_t vp_gemm_scratch(size_t m, size_t k, int gated)
+{
+    const vp_ukr *ukr = vp_ukr_get();
+    const size_t kc = min_size(vp_ukr_depth(ukr, k), ukr->kc);
+    return lay_out(ukr, m, k, kc, gated, NULL);
 }
 
 typedef struct {
@@ -75,28 +132,27 @@ typedef struct {
     split split;
 } job;
 
-/* Shared scratch of packed strips: [block of k][strip][kc][mr]. */
-static float *packed_strip(const job *j, size_t block, size_t strip)
+/* Packs block k_block of the strips [first, last), unless they are what is packed. */
+static void pack_strips(const job *j, bench *at, size_t first, size_t last,
+                        size_t k_block)
 {
-    const vp_packed *w = j->gemm->w;
-    const size_t mr = w->ukr->mr;
-    return j->run->shared + block * w->kc * j->split.strips * mr +
-           strip * vp_packed_block_length(w, block) * mr;
-}
-
-static void pack_task(void *ctx, size_t strip, size_t worker)
-{
-    (void)worker;
-    const job *j = ctx;
     const vp_gemm *gemm = j->gemm;
     const vp_packed *w = gemm->w;
-    const size_t row = strip * w->ukr->mr;
-    const size_t rows = gemm->m - row < w->ukr->mr ? gemm->m - row : w->ukr->mr;
-    for (size_t b = 0; b < vp_packed_blocks(w); b++) {
-        vp_pack_strip(j->run->kernels, w->ukr, packed_strip(j, b, strip),
-                      gemm->a + row * gemm->lda + b * w->kc, gemm->lda, rows,
-                      vp_packed_block_length(w, b));
+    const vp_ukr *ukr = w->ukr;
+    if (ukr->pack_strip == NULL ||
+        (at->packed_rows == first && at->packed_k == k_block)) {
+        return;
     }
+    const size_t k = vp_packed_block_length(w, k_block);
+    for (size_t strip = first; strip < last; strip++) {
+        const size_t row = strip * ukr->mr;
+        ukr->pack_strip(
+            ukr, at->strips + (strip - first) * vp_ukr_depth(ukr, k) * ukr->strip_step,
+            gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
+            min_size(gemm->m - row, ukr->mr), k);
+    }
+    at->packed_rows = first;
+    at->packed_k = k_block;
 }
 
 /* The finish of the tile at (row, col). */
@@ -129,16 +185,30 @@ static void fetch_output(const vp_finish *f, size_t row, size_t col, size_t rows
     }
 }
 
-/* The panel that this worker will most likely need after `panel`. */
-static const float *panel_ahead(const job *j, size_t block, size_t panel,
-                                size_t group_end)
+/* What a micro-kernel takes of panel `now` of w (gate: 0) or of the gate (1); begins with
+ * the one that comes next, evenly over the multiply-adds of `strips` strips: the weights
+ * come from memory once a pass. */
+static const float *take_panel(const vp_packed *w, bench *at, size_t gate,
+                               const size_t now[2], const size_t next[2], size_t strips)
 {
-    const vp_packed *w = j->gemm->w;
-    size_t next = panel + 1;
-    if (next == group_end) { /* the other workers take the groups in between */
-        next += (j->run->team->workers - 1) * j->split.group;
+    vp_ahead *cut = &at->next[gate];
+    const float *panel = vp_packed_panel(w, now[0], now[1]);
+    float *ready = cut->ready;
+    if (w->ukr->cut_panel != NULL) {
+        if (cut->panel != panel) { /* not foreseen */
+            cut->panel = panel;
+            cut->k = vp_packed_block_length(w, now[0]);
+            cut->done = 0;
+        }
+        w->ukr->cut_panel(cut);
+        panel = ready;
     }
-    return vp_packed_panel(w, block, next < w->panels ? next : panel);
+    *cut = (vp_ahead){.panel = vp_packed_panel(w, next[0], next[1]),
+                      .k = vp_packed_block_length(w, next[0]),
+                      .step = ceil_div(w->ukr->nr * sizeof(float), strips),
+                      .ready = at->other[gate]};
+    at->other[gate] = ready;
+    return panel;
 }
 
 /* One block of rows times one group of panels. */
@@ -149,48 +219,56 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const vp_gemm *gemm = j->gemm;
     const vp_packed *w = gemm->w, *gate = gemm->gate;
     const vp_ukr *ukr = w->ukr;
-    const size_t nr = ukr->nr, tile = (ukr->mr * nr + 15) / 16 * 16;
+    const size_t nr = ukr->nr, tile = tile_length(ukr);
     const size_t first = item / s->groups * s->strips_per_block;
-    size_t last = first + s->strips_per_block;
-    last = last < s->strips ? last : s->strips;
+    const size_t last = min_size(first + s->strips_per_block, s->strips);
     const size_t panel0 = item % s->groups * s->group;
-    size_t panel1 = panel0 + s->group;
-    panel1 = panel1 < w->panels ? panel1 : w->panels;
+    const size_t panel1 = min_size(panel0 + s->group, w->panels);
     const size_t blocks = vp_packed_blocks(w);
-    const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : VP_SUM_PIECE;
-    float *sums = vp_run_worker(j->run, worker);
+    const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
+    bench *at = (bench *)vp_run_worker(j->run, worker);
 
+    vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {
         const size_t k = vp_packed_block_length(w, b);
+        pack_strips(j, at, first, last, b);
         for (size_t p = panel0; p < panel1; p++) {
-            const float *panel = vp_packed_panel(w, b, p);
-            const float *gate_panel = gate != NULL ? vp_packed_panel(gate, b, p) : NULL;
+            const size_t now[2] = {b, p};
+            /* After the last panel of a group comes the next block of k, or another group:
+             * the other workers take those in between. */
+            size_t next[2] = {b, p + 1};
+            if (p + 1 == panel1 && b + 1 < blocks) {
+                next[0] = b + 1, next[1] = panel0;
+            } else if (p + 1 == panel1) {
+                next[0] = 0, next[1] = panel1 + (j->run->team->workers - 1) * s->group;
+                next[1] = next[1] < w->panels ? next[1] : 0;
+            }
+            const float *panel = take_panel(w, at, 0, now, next, last - first);
+            const float *gate_panel =
+                gate != NULL ? take_panel(gate, at, 1, now, next, last - first) : NULL;
             const size_t col = p * nr;
-            const size_t cols = w->n - col < nr ? w->n - col : nr;
-            /* The weights come from memory once a pass: while this panel meets the strips
-             * the next one is fetched, evenly over their multiply-adds. */
-            const char *ahead = (const char *)panel_ahead(j, b, p, panel1);
-            const size_t step =
-                (nr * sizeof(float) + last - first - 1) / (last - first);
+            const size_t cols = min_size(w->n - col, nr);
             for (size_t strip = first; strip < last; strip++) {
                 const size_t row = strip_start(s, strip);
                 size_t rows = strip < s->tall ? s->strip_rows : s->strip_rows - 1;
-                rows = gemm->m - row < rows ? gemm->m - row : rows;
-                const float *a = ukr->packs_a ? packed_strip(j, b, strip)
-                                              : gemm->a + row * gemm->lda + b * w->kc;
+                rows = min_size(gemm->m - row, rows);
+                const float *a = gemm->a + row * gemm->lda + b * w->kc;
+                if (ukr->pack_strip != NULL) {
+                    a = at->strips +
+                        (strip - first) * vp_ukr_depth(ukr, k) * ukr->strip_step;
+                }
                 /* One tile is enough where k is one block: it is finished at once. */
                 const size_t slot =
                     blocks == 1 ? 0 : (p - panel0) * (last - first) + (strip - first);
-                float *c = sums + slot * tile * (gate != NULL ? 2 : 1);
+                float *c = at->sums + slot * tile * (gate != NULL ? 2 : 1);
                 if (b == blocks - 1) {
                     fetch_output(&gemm->finish, row, col, rows, cols);
                 }
                 vp_ukr_run(ukr, piece, rows, k, a, gemm->lda, panel, c, nr, b > 0,
-                           ahead, step);
-                ahead += k * step;
+                           &at->next[0]);
                 if (gate != NULL) {
                     vp_ukr_run(ukr, piece, rows, k, a, gemm->lda, gate_panel, c + tile,
-                               nr, b > 0, gate_panel, 0);
+                               nr, b > 0, &at->next[1]);
                 }
                 if (b == blocks - 1) {
                     vp_finish finish = finish_at(&gemm->finish, row, col);
@@ -201,6 +279,7 @@ static void tile_task(void *ctx, size_t item, size_t worker)
             }
         }
     }
+    vp_ukr_leave(ukr);
 }
 
 void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
@@ -208,10 +287,11 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
     if (gemm->m == 0) {
         return;
     }
-    job j = {.run = run, .gemm = gemm};
-    j.split = split_work(gemm->w->ukr, gemm->m, gemm->w->panels, run->team->workers);
-    if (gemm->w->ukr->packs_a) {
-        vp_parallel_for(run->team, j.split.strips, pack_task, &j);
+    const size_t workers = run->team->workers;
+    job j = {.run = run, .gemm = gemm, .split = split_work(gemm->w, gemm->m, workers)};
+    for (size_t worker = 0; worker < workers; worker++) {
+        (void)lay_out(gemm->w->ukr, gemm->m, gemm->w->k, gemm->w->kc,
+                      gemm->gate != NULL, vp_run_worker(run, worker));
     }
     vp_parallel_for(run->team, j.split.blocks * j.split.groups, tile_task, &j);
 }

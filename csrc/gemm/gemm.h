@@ -17,18 +17,14 @@ typedef struct {
     const vp_packed *w; /* W[n][k] */
     const vp_packed
         *gate;        /* NULL, or a second W[n][k]: finish.gate_bias, see vp_finish */
-    size_t sum_piece; /* see vp_ukr_run; 0: VP_SUM_PIECE */
+    size_t sum_piece; /* see vp_ukr_run; 0: ukr->sum_piece */
     vp_finish finish; /* pointers of row 0, column 0; `gate` is filled in here */
 } vp_gemm;
 
 /* What vp_gemm_run needs for up to m rows of k inputs, with or without a gate. */
-vp_scratch vp_gemm_scratch(size_t m, size_t k, int gated);
+size_t vp_gemm_scratch(size_t m, size_t k, int gated);
 
 /* Runs it; out may be the residual. m may be 0. */
 void vp_gemm_run(const vp_run *run, const vp_gemm *gemm);
-
-/* Packs a strip a[rows][k] as [k][mr], zero rows added, for a micro-kernel that packs_a. */
-void vp_pack_strip(const vp_kernels *kernels, const vp_ukr *ukr, float *strip,
-                   const float *a, size_t lda, size_t rows, size_t k);
 
 #endif

@@ -6,9 +6,6 @@
 #include "base/memory.h"
 #include "kernels/kernels.h"
 
-/* A strip of 14 rows and a panel of 32 columns, both this deep, stream well from L2. */
-#define KC_MAX ((size_t)1024)
-
 static size_t panel_stride(const vp_packed *packed, size_t length)
 {
     return (length * packed->ukr->nr + 15) / 16 * 16;
@@ -43,12 +40,13 @@ size_t vp_packed_bytes(const vp_packed *packed)
 
 int vp_packed_init(vp_packed *packed, size_t n, size_t k)
 {
-    const size_t blocks = (k + KC_MAX - 1) / KC_MAX;
-    packed->ukr = vp_ukr_get();
+    const vp_ukr *ukr = vp_ukr_get();
+    const size_t blocks = k > 0 ? (k + ukr->kc - 1) / ukr->kc : 1;
+    packed->ukr = ukr;
     packed->n = n;
     packed->k = k;
-    packed->kc = blocks > 0 ? (k + blocks - 1) / blocks : 1;
-    packed->panels = (n + packed->ukr->nr - 1) / packed->ukr->nr;
+    packed->kc = vp_ukr_depth(ukr, k > 0 ? (k + blocks - 1) / blocks : 1);
+    packed->panels = (n + ukr->nr - 1) / ukr->nr;
     /* BLIS's kernels may load (not use) a few vectors past a panel. */
     packed->data = vp_alloc(vp_size_add(vp_packed_bytes(packed), 8 * VP_ALIGN));
     return packed->data != NULL ? 0 : -1;

@@ -1,7 +1,8 @@
 /* What every op of a forward pass gets: threads, kernels and scratch memory.
  *
  * Scratch is planned before the pass (see base/arena.h): each op's *_scratch function says
- * how much it needs, the plan keeps the largest. SPDX-License-Identifier: Apache-2.0 */
+ * how many floats it needs for each worker, the plan keeps the largest.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_GEMM_RUN_H
 #define VP_GEMM_RUN_H
 
@@ -11,32 +12,24 @@
 #include "gemm/ukr.h"
 #include "kernels/kernels.h"
 
-/* Floats that an op needs: once for all workers, and once for each worker. */
-typedef struct {
-    size_t shared, worker;
-} vp_scratch;
-
 typedef struct {
     vp_team *team;
     const vp_kernels *kernels;
     const vp_ukr *ukr;
-    vp_scratch have;
-    float *shared; /* have.shared floats, 64-byte aligned */
-    float *worker; /* team->workers times have.worker floats */
+    float *scratch;    /* 64-byte aligned, per_worker floats for each of the team */
+    size_t per_worker; /* a multiple of 16 */
 } vp_run;
 
 static inline float *vp_run_worker(const vp_run *run, size_t worker)
 {
-    return run->worker + worker * run->have.worker;
+    return run->scratch + worker * run->per_worker;
 }
 
-/* The larger of each part, rounded up to whole cache lines. */
-static inline void vp_scratch_max(vp_scratch *into, vp_scratch need)
+/* The larger of the two, rounded up to whole cache lines. */
+static inline void vp_scratch_max(size_t *into, size_t need)
 {
-    need.shared = (need.shared + 15) / 16 * 16;
-    need.worker = (need.worker + 15) / 16 * 16;
-    into->shared = need.shared > into->shared ? need.shared : into->shared;
-    into->worker = need.worker > into->worker ? need.worker : into->worker;
+    need = (need + 15) / 16 * 16;
+    *into = need > *into ? need : *into;
 }
 
 /* The distance between rows of a scratch matrix of `cols` columns: whole cache lines, an

@@ -8,6 +8,8 @@ const vp_kernels *vp_kernels_for(vp_target target)
 {
 #if defined(VP_X86)
     switch (target) {
+    case VP_TARGET_AMX:
+        return &vp_kernels_amx;
     case VP_TARGET_AVX512:
         return &vp_kernels_avx512;
     case VP_TARGET_AVX2:

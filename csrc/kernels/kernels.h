@@ -79,6 +79,17 @@ typedef struct {
 #undef VP_KERNEL_FIELD
 } vp_kernels;
 
+/* The panel[k][nr] that a micro-kernel will most likely need next, and what it does about
+ * it between its multiply-adds: fetching it from memory and, for AMX, cutting it into
+ * parts. */
+typedef struct {
+    const float *panel;
+    size_t k;
+    size_t step; /* bytes of it to deal with for each k; 0: nothing */
+    void *ready; /* AMX: where its parts go */
+    size_t done; /* how far it is; counted by the micro-kernel */
+} vp_ahead;
+
 /* Rows and columns of our AVX-512 micro-kernel's largest tile. */
 #define VP_SGEMM_MR 14
 #define VP_SGEMM_NR 32
@@ -86,19 +97,41 @@ typedef struct {
 /* c[rows][VP_SGEMM_NR] (+)= a[rows][k] b[k][VP_SGEMM_NR], rows in 1..VP_SGEMM_MR.
  * b is packed; rows of a and c are lda and ldc floats apart; c is 64-byte aligned, ldc a
  * multiple of 16. accumulate: add to c instead of overwriting it. Each element is one chain
- * of fused multiply-adds in the order of k, whatever rows is. From `ahead` on,
- * k * ahead_step bytes are prefetched into L2 on the way (any address will do). AVX-512
- * only. */
+ * of fused multiply-adds in the order of k, whatever rows is. k * ahead->step bytes of the
+ * panel ahead are prefetched into L2 on the way (any address will do). AVX-512 only. */
 typedef void vp_sgemm_ukr(size_t rows, size_t k, const float *a, size_t lda,
                           const float *b, float *c, size_t ldc, int accumulate,
-                          const char *ahead, size_t ahead_step);
+                          vp_ahead *ahead);
+
+/* The same on AMX's tiles, with strips and panels cut into parts (sgemm_ukr_amx.c says
+ * how): rows in 1..VP_AMX_MR, all of c's tile rows are written, k is filled up with zeros
+ * to a multiple of VP_AMX_DEPTH. A strip or a panel takes VP_AMX_STEP floats for each k;
+ * both are 64-byte aligned. AMX only. */
+#define VP_AMX_MR 32
+#define VP_AMX_NR 32
+#define VP_AMX_DEPTH 32
+#define VP_AMX_STEP 48
+typedef void vp_sgemm_ukr_parts(size_t rows, size_t k, const void *strip,
+                                const void *panel, float *c, size_t ldc, int accumulate,
+                                vp_ahead *ahead);
+/* A thread sets the tiles up before it uses them, and puts their 8 KiB away after. */
+void vp_amx_enter__amx(void);
+void vp_amx_leave__amx(void);
+/* Cuts a[rows][k], rows lda apart; or what is left to cut of a panel. */
+typedef void vp_cut_strip(void *strip, const float *a, size_t lda, size_t rows,
+                          size_t k);
+typedef void vp_cut_panel(vp_ahead *panel);
 
 extern const vp_kernels vp_kernels_reference; /* plain C, kept slow and clear */
 extern const vp_kernels vp_kernels_baseline;
 #if defined(VP_X86)
 extern const vp_kernels vp_kernels_avx2;
 extern const vp_kernels vp_kernels_avx512;
+extern const vp_kernels vp_kernels_amx;
 vp_sgemm_ukr vp_sgemm_ukr_14x32__avx512;
+vp_sgemm_ukr_parts vp_sgemm_ukr_32x32__amx;
+vp_cut_strip vp_amx_cut_strip__amx;
+vp_cut_panel vp_amx_cut_panel__amx;
 #endif
 
 /* The table of a target that this machine supports. */

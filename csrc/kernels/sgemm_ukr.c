@@ -7,7 +7,7 @@
  * next, whose weights are still in memory. SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/target.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(VP_AMX)
 
 /* Rows are addressed from one pointer in every three: [p], [p + lda], [p + 2 lda] need two
  * registers, and 14 separate row pointers would not fit. Two steps of k a turn: on Intel's
@@ -17,8 +17,8 @@
     {                                                                     \
         const __m512 b0 = _mm512_loadu_ps(b + (I) * VP_SGEMM_NR);         \
         const __m512 b1 = _mm512_loadu_ps(b + (I) * VP_SGEMM_NR + 16);    \
-        _mm_prefetch(ahead, _MM_HINT_T1);                                 \
-        ahead += ahead_step;                                              \
+        _mm_prefetch(next, _MM_HINT_T1);                                  \
+        next += next_step;                                                \
         _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)        \
         {                                                                 \
             const __m512 x = _mm512_set1_ps(p[r / 3][r % 3 * lda + (I)]); \
@@ -33,42 +33,42 @@
         p[r] += (STEPS);                                                 \
     }
 
-#define KERNEL(ROWS)                                                                   \
-    static void kernel_##ROWS(size_t k, const float *a, size_t lda, const float *b,    \
-                              float *c, size_t ldc, int accumulate, const char *ahead, \
-                              size_t ahead_step)                                       \
-    {                                                                                  \
-        __m512 acc[ROWS][2];                                                           \
-        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                     \
-        {                                                                              \
-            acc[r][0] = acc[r][1] = _mm512_setzero_ps();                               \
-        }                                                                              \
-        const float *p[(ROWS + 2) / 3];                                                \
-        _Pragma("GCC unroll 16") for (size_t r = 0; r < (ROWS + 2) / 3; r++)           \
-        {                                                                              \
-            p[r] = a + 3 * r * lda;                                                    \
-        }                                                                              \
-        for (size_t i = 0; i < k / 2; i++) {                                           \
-            STEP(ROWS, 0)                                                              \
-            STEP(ROWS, 1)                                                              \
-            ADVANCE(ROWS, 2)                                                           \
-        }                                                                              \
-        if (k % 2 != 0) {                                                              \
-            STEP(ROWS, 0)                                                              \
-        }                                                                              \
-        if (accumulate) {                                                              \
-            _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                 \
-            {                                                                          \
-                acc[r][0] = _mm512_add_ps(_mm512_load_ps(c + ldc * r), acc[r][0]);     \
-                acc[r][1] =                                                            \
-                    _mm512_add_ps(_mm512_load_ps(c + ldc * r + 16), acc[r][1]);        \
-            }                                                                          \
-        }                                                                              \
-        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                     \
-        {                                                                              \
-            _mm512_store_ps(c + ldc * r, acc[r][0]);                                   \
-            _mm512_store_ps(c + ldc * r + 16, acc[r][1]);                              \
-        }                                                                              \
+#define KERNEL(ROWS)                                                                  \
+    static void kernel_##ROWS(size_t k, const float *a, size_t lda, const float *b,   \
+                              float *c, size_t ldc, int accumulate, const char *next, \
+                              size_t next_step)                                       \
+    {                                                                                 \
+        __m512 acc[ROWS][2];                                                          \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                    \
+        {                                                                             \
+            acc[r][0] = acc[r][1] = _mm512_setzero_ps();                              \
+        }                                                                             \
+        const float *p[(ROWS + 2) / 3];                                               \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < (ROWS + 2) / 3; r++)          \
+        {                                                                             \
+            p[r] = a + 3 * r * lda;                                                   \
+        }                                                                             \
+        for (size_t i = 0; i < k / 2; i++) {                                          \
+            STEP(ROWS, 0)                                                             \
+            STEP(ROWS, 1)                                                             \
+            ADVANCE(ROWS, 2)                                                          \
+        }                                                                             \
+        if (k % 2 != 0) {                                                             \
+            STEP(ROWS, 0)                                                             \
+        }                                                                             \
+        if (accumulate) {                                                             \
+            _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                \
+            {                                                                         \
+                acc[r][0] = _mm512_add_ps(_mm512_load_ps(c + ldc * r), acc[r][0]);    \
+                acc[r][1] =                                                           \
+                    _mm512_add_ps(_mm512_load_ps(c + ldc * r + 16), acc[r][1]);       \
+            }                                                                         \
+        }                                                                             \
+        _Pragma("GCC unroll 16") for (size_t r = 0; r < ROWS; r++)                    \
+        {                                                                             \
+            _mm512_store_ps(c + ldc * r, acc[r][0]);                                  \
+            _mm512_store_ps(c + ldc * r + 16, acc[r][1]);                             \
+        }                                                                             \
     }
 
 #define HEIGHTS(X) \
@@ -78,12 +78,14 @@ HEIGHTS(KERNEL)
 
 void vp_sgemm_ukr_14x32__avx512(size_t rows, size_t k, const float *a, size_t lda,
                                 const float *b, float *c, size_t ldc, int accumulate,
-                                const char *ahead, size_t ahead_step)
+                                vp_ahead *ahead)
 {
+    const char *next = (const char *)ahead->panel + ahead->done;
+    ahead->done += k * ahead->step;
     switch (rows) {
 #define CASE(ROWS)                                                          \
     case ROWS:                                                              \
-        kernel_##ROWS(k, a, lda, b, c, ldc, accumulate, ahead, ahead_step); \
+        kernel_##ROWS(k, a, lda, b, c, ldc, accumulate, next, ahead->step); \
         break;
         HEIGHTS(CASE)
     default:

@@ -12,11 +12,11 @@
 #include "model/modules.h"
 #include "ops/pool.h"
 
-vp_scratch vp_attn_pool_scratch(const vp_config *c, size_t batch, size_t n)
+size_t vp_attn_pool_scratch(const vp_config *c, size_t batch, size_t n)
 {
-    vp_scratch need = {0, 0};
+    size_t need = 0;
     if (c->attn_pool == VP_POOL_MAP) {
-        vp_scratch_max(&need, (vp_scratch){0, n});
+        vp_scratch_max(&need, n);
         vp_scratch_max(&need, vp_gemm_scratch(batch * n, c->embed_dim, 0));
         vp_scratch_max(&need, vp_gemm_scratch(batch * c->num_heads, c->embed_dim, 0));
         vp_scratch_max(&need, vp_gemm_scratch(batch, c->mlp_hidden, 0));

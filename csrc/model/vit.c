@@ -283,7 +283,7 @@ static void plan(vp_pass *pass, vp_arena *arena, bool head_only)
     pass->lddiff = vp_row_stride(2 * width);
     pass->ldscores = vp_row_stride(c->num_heads);
 
-    vp_scratch need = vp_attn_pool_scratch(c, pass->batch, pass->tokens);
+    size_t need = vp_attn_pool_scratch(c, pass->batch, pass->tokens);
     const size_t rows = pass->batch > m ? pass->batch : m;
     vp_scratch_max(&need, vp_gemm_scratch(rows, width, 0));
     if (!head_only) {
@@ -292,9 +292,8 @@ static void plan(vp_pass *pass, vp_arena *arena, bool head_only)
         vp_scratch_max(&need, vp_gemm_scratch(m, patch, 0));
         vp_scratch_max(&need, vp_attention_scratch(pass->tokens, d, dv));
     }
-    pass->run.have = need;
-    pass->run.shared = vp_arena_floats(arena, need.shared);
-    pass->run.worker = vp_arena_floats(arena, vp_size_mul(workers, need.worker));
+    pass->run.per_worker = need;
+    pass->run.scratch = vp_arena_floats(arena, vp_size_mul(workers, need));
 
 #define TAKE(field, rows, ld) \
     pass->field = vp_arena_floats(arena, vp_size_mul(rows, ld))

@@ -9,8 +9,8 @@
 /* Keys in a block: their packed keys and values, and a strip's scores, stay in L2 and L1.
  * Fixed, so that a sum's order depends on nk alone. */
 #define BLOCK_KEYS ((size_t)512)
-/* Queries in a work item, at most; a whole ViT-B sequence is one item a head. */
-#define BLOCK_QUERIES ((size_t)224)
+/* Queries in a work item, at most: each item packs all keys and values of its head. */
+#define BLOCK_QUERIES ((size_t)448)
 #define ITEMS_PER_WORKER ((size_t)3)
 
 static size_t round_up(size_t n, size_t to)
@@ -20,11 +20,12 @@ static size_t round_up(size_t n, size_t to)
 
 /* Per-worker scratch. */
 typedef struct {
-    float *keys;      /* panels [dk][nr] of a block's keys */
-    float *values;    /* panels [keys][nr] of a block's values */
+    float *keys;      /* panels [dk][panel_step] of a block's keys */
+    float *values;    /* panels [keys][panel_step] of a block's values */
+    float *panel;     /* one panel before it is cut, for cut_panel */
     float *scores;    /* [mr][score_stride] */
     float *sums;      /* [BLOCK_QUERIES + mr][sum_stride]: out before the division */
-    float *strip;     /* a packed strip of queries or weights, for packs_a */
+    float *strip;     /* a packed strip of queries or weights, for pack_strip */
     float *max, *sum; /* [BLOCK_QUERIES] */
     size_t score_stride, sum_stride;
 } room;
@@ -33,57 +34,76 @@ static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float 
                       room *r)
 {
     const size_t keys = nk < BLOCK_KEYS ? nk : BLOCK_KEYS;
+    const size_t deep_dk = vp_ukr_depth(ukr, dk), deep_keys = vp_ukr_depth(ukr, keys);
+    const size_t deepest = deep_keys > deep_dk ? deep_keys : deep_dk;
     const size_t key_columns = round_up(keys, ukr->nr);
     const size_t value_columns = round_up(dv, ukr->nr);
     size_t used = 0;
 #define TAKE(field, count)                        \
     r->field = base != NULL ? base + used : NULL; \
     used += round_up(count, 16)
-    r->score_stride = round_up(key_columns, 16);
-    r->sum_stride = round_up(value_columns, 16);
-    TAKE(keys, key_columns * dk + 128);
-    TAKE(values, value_columns * keys + 128);
+    r->score_stride = vp_row_stride(key_columns);
+    r->sum_stride = vp_row_stride(value_columns);
+    TAKE(keys, key_columns / ukr->nr * ukr->panel_step * deep_dk + 128);
+    TAKE(values, value_columns / ukr->nr * ukr->panel_step * deep_keys + 128);
+    TAKE(panel, ukr->cut_panel != NULL ? ukr->nr * deepest : 0);
     TAKE(scores, ukr->mr * r->score_stride);
     TAKE(sums, (BLOCK_QUERIES + ukr->mr) * r->sum_stride);
-    TAKE(strip, ukr->packs_a ? ukr->mr * (keys > dk ? keys : dk) + 128 : 0);
+    TAKE(strip, ukr->pack_strip != NULL ? ukr->strip_step * deepest + 128 : 0);
     TAKE(max, BLOCK_QUERIES);
     TAKE(sum, BLOCK_QUERIES);
 #undef TAKE
     return used;
 }
 
-vp_scratch vp_attention_scratch(size_t nk, size_t dk, size_t dv)
+size_t vp_attention_scratch(size_t nk, size_t dk, size_t dv)
 {
     room r;
-    return (vp_scratch){0, lay_out(vp_ukr_get(), nk, dk, dv, NULL, &r)};
+    return lay_out(vp_ukr_get(), nk, dk, dv, NULL, &r);
+}
+
+/* Panel i of a matrix with k rows. */
+static float *panel_at(const vp_ukr *ukr, float *panels, size_t i, size_t k)
+{
+    return panels + i * ukr->panel_step * vp_ukr_depth(ukr, k);
 }
 
 /* Packs keys [n][dk] as panels [dk][nr], absent keys as zeros. */
-static void pack_keys(const vp_run *run, float *panels, const float *k, size_t row,
+static void pack_keys(const vp_run *run, const room *r, const float *k, size_t row,
                       size_t n, size_t dk)
 {
-    const size_t nr = run->ukr->nr;
+    const vp_ukr *ukr = run->ukr;
+    const size_t nr = ukr->nr;
     for (size_t j = 0; j < n; j += nr) {
         const size_t cols = n - j < nr ? n - j : nr;
-        float *panel = panels + j * dk;
+        float *ready = panel_at(ukr, r->keys, j / nr, dk);
+        float *panel = ukr->cut_panel != NULL ? r->panel : ready;
         if (cols < nr) {
             memset(panel, 0, dk * nr * sizeof(float));
         }
         run->kernels->transpose(panel, nr, k + j * row, row, cols, dk);
+        if (ukr->cut_panel != NULL) {
+            ukr->cut_panel(&(vp_ahead){.panel = panel, .k = dk, .ready = ready});
+        }
     }
 }
 
 /* Packs values [n][dv] as panels [n][nr], absent columns as zeros. */
-static void pack_values(const vp_run *run, float *panels, const float *v, size_t row,
+static void pack_values(const vp_run *run, const room *r, const float *v, size_t row,
                         size_t n, size_t dv)
 {
-    const size_t nr = run->ukr->nr;
+    const vp_ukr *ukr = run->ukr;
+    const size_t nr = ukr->nr;
     for (size_t d = 0; d < dv; d += nr) {
         const size_t cols = dv - d < nr ? dv - d : nr;
-        float *panel = panels + d * n;
+        float *ready = panel_at(ukr, r->values, d / nr, n);
+        float *panel = ukr->cut_panel != NULL ? r->panel : ready;
         for (size_t i = 0; i < n; i++) {
             memcpy(panel + i * nr, v + i * row + d, cols * sizeof(float));
             memset(panel + i * nr + cols, 0, (nr - cols) * sizeof(float));
+        }
+        if (ukr->cut_panel != NULL) {
+            ukr->cut_panel(&(vp_ahead){.panel = panel, .k = n, .ready = ready});
         }
     }
 }
@@ -116,13 +136,15 @@ static void score_strip(const vp_run *run, const room *r, const float *q, size_t
                         size_t rows, size_t keys, size_t dk)
 {
     const vp_ukr *ukr = run->ukr;
-    if (ukr->packs_a) {
-        vp_pack_strip(run->kernels, ukr, r->strip, q, q_row, rows, dk);
+    vp_ahead nothing = {.panel = r->keys};
+    if (ukr->pack_strip != NULL) {
+        ukr->pack_strip(ukr, r->strip, q, q_row, rows, dk);
         q = r->strip;
     }
     for (size_t j = 0; j < keys; j += ukr->nr) {
-        vp_ukr_run(ukr, VP_SUM_PIECE, rows, dk, q, q_row, r->keys + j * dk,
-                   r->scores + j, r->score_stride, 0, r->keys, 0);
+        vp_ukr_run(ukr, ukr->sum_piece, rows, dk, q, q_row,
+                   panel_at(ukr, r->keys, j / ukr->nr, dk), r->scores + j,
+                   r->score_stride, 0, &nothing);
     }
 }
 
@@ -158,10 +180,11 @@ static void attention_task(void *ctx, size_t item, size_t worker)
         r.sum[i] = 0.0f;
     }
 
+    vp_ukr_enter(run->ukr);
     for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
         const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
-        pack_keys(run, r.keys, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
-        pack_values(run, r.values, v + j0 * at->kv_row, at->kv_row, keys, at->dv);
+        pack_keys(run, &r, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+        pack_values(run, &r, v + j0 * at->kv_row, at->kv_row, keys, at->dv);
         const size_t strips = (nq + ukr->mr - 1) / ukr->mr;
         size_t i0 = 0;
         for (size_t strip = 0; strip < strips; strip++) {
@@ -183,19 +206,21 @@ static void attention_task(void *ctx, size_t item, size_t worker)
             }
             /* pass 3: their weighted sum of the values */
             const float *weights = r.scores;
-            if (ukr->packs_a) {
-                vp_pack_strip(run->kernels, ukr, r.strip, r.scores, r.score_stride,
-                              rows, keys);
+            vp_ahead nothing = {.panel = r.values};
+            if (ukr->pack_strip != NULL) {
+                ukr->pack_strip(ukr, r.strip, r.scores, r.score_stride, rows, keys);
                 weights = r.strip;
             }
             for (size_t d = 0; d < at->dv; d += ukr->nr) {
-                vp_ukr_run(ukr, VP_SUM_PIECE, rows, keys, weights, r.score_stride,
-                           r.values + d * keys, r.sums + i0 * r.sum_stride + d,
-                           r.sum_stride, j0 > 0, r.values, 0);
+                vp_ukr_run(ukr, ukr->sum_piece, rows, keys, weights, r.score_stride,
+                           panel_at(ukr, r.values, d / ukr->nr, keys),
+                           r.sums + i0 * r.sum_stride + d, r.sum_stride, j0 > 0,
+                           &nothing);
             }
             i0 += rows;
         }
     }
+    vp_ukr_leave(ukr);
     for (size_t i = 0; i < nq; i++) {
         /* a query that may see nothing gives zeros, as torch's does */
         const float inverse = r.sum[i] == 0.0f ? 0.0f : 1.0f / r.sum[i];
@@ -248,9 +273,10 @@ static void weights_task(void *ctx, size_t item, size_t worker)
     float *weights = j->weights + ((b * at->heads + h) * at->nq + q0) * at->nk;
     room r;
     (void)lay_out(run->ukr, at->nk, at->dk, at->dv, vp_run_worker(run, worker), &r);
+    vp_ukr_enter(run->ukr);
     for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
         const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
-        pack_keys(run, r.keys, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+        pack_keys(run, &r, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
         for (size_t i0 = 0; i0 < nq; i0 += run->ukr->mr) {
             const size_t rows = nq - i0 < run->ukr->mr ? nq - i0 : run->ukr->mr;
             score_strip(run, &r, q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
@@ -260,6 +286,7 @@ static void weights_task(void *ctx, size_t item, size_t worker)
             }
         }
     }
+    vp_ukr_leave(run->ukr);
     for (size_t i = 0; i < nq; i++) {
         float *row = weights + i * at->nk;
         const float scale = mask_row(at, b, h, q0 + i, 0, at->nk, row);

@@ -34,7 +34,7 @@ typedef struct {
     size_t out_row, out_image;
 } vp_attention;
 
-vp_scratch vp_attention_scratch(size_t nk, size_t dk, size_t dv);
+size_t vp_attention_scratch(size_t nk, size_t dk, size_t dv);
 
 void vp_attention_run(const vp_run *run, const vp_attention *attention);
 

@@ -1,0 +1,253 @@
+/* c[32][32] (+)= a[32][k] b[k][32] in float32 on AMX, whose tiles multiply bfloat16.
+ *
+ * A float32 has 24 significant bits, a bfloat16 8: x = x1 + x2 + x3, exactly, where each
+ * part holds the next 8 bits (cut off, not rounded, so that x1 never overflows). Of the
+ * nine products of parts the six largest are summed, in float32; the three left out are
+ * some 2^-24 of the whole, as float32's own rounding is. (Henry, Tang, Heinecke: Leveraging
+ * the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations, 2019.)
+ * An infinity gives NaN, numbers below 2^-110 lose bits.
+ *
+ * Both operands are cut into parts before, with k filled up with zeros to whole tiles of 32:
+ * a strip is [k / 32][part][half of the rows][16][32], a panel [k / 2][part][half of the
+ * columns][16][2], pairs of k side by side as tdpbf16ps wants them. The panel that comes
+ * next is cut between this one's products, which leave the vector units idle.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/target.h"
+
+#if defined(VP_AMX)
+
+#include <string.h>
+
+#define PARTS 3
+#define DEPTH VP_AMX_DEPTH
+#define TILE 512                                   /* bfloat16 in a tile */
+#define STRIP_STEP (2 * PARTS * TILE)              /* in a strip, for DEPTH of k */
+#define PAIR (2 * PARTS * 32)                      /* in a panel, for two of k */
+#define PAIR_BYTES (2 * VP_AMX_NR * sizeof(float)) /* what it is cut from */
+#define FETCH 2048 /* bytes between fetching and cutting */
+#define INLINE static inline __attribute__((always_inline))
+
+static __m512i upper(void)
+{
+    return _mm512_set1_epi32((int)0xffff0000u);
+}
+
+/* What is left of x once its upper half, a bfloat16, is taken away. */
+static __m512 rest(__m512 x)
+{
+    const __m512i top = _mm512_and_si512(_mm512_castps_si512(x), upper());
+    return _mm512_sub_ps(x, _mm512_castsi512_ps(top));
+}
+
+static __mmask16 first(size_t n)
+{
+    return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);
+}
+
+void vp_amx_cut_strip__amx(void *strip, const float *a, size_t lda, size_t rows,
+                           size_t k)
+{
+    /* The upper halves of two vectors, one after the other. */
+    const __m512i order = _mm512_add_epi16(
+        _mm512_set1_epi16(1),
+        _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
+                         30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0));
+    if (rows % 16 != 0) { /* what lies there may be denormal, which is slow */
+        memset(strip, 0, (k + DEPTH - 1) / DEPTH * STRIP_STEP * sizeof(uint16_t));
+    }
+    for (size_t k0 = 0; k0 < k; k0 += DEPTH) {
+        const __mmask16 m0 = first(k - k0), m1 = first(k - k0 > 16 ? k - k0 - 16 : 0);
+        for (size_t r = 0; r < rows; r++) {
+            __m512 x0 = _mm512_maskz_loadu_ps(m0, a + r * lda + k0);
+            __m512 x1 = _mm512_maskz_loadu_ps(m1, a + r * lda + k0 + 16);
+            uint16_t *to = (uint16_t *)strip + k0 / DEPTH * STRIP_STEP + r * DEPTH;
+            _Pragma("GCC unroll 3") for (size_t part = 0; part < PARTS; part++)
+            {
+                _mm512_store_si512(to + part * 2 * TILE,
+                                   _mm512_permutex2var_epi16(_mm512_castps_si512(x0),
+                                                             order,
+                                                             _mm512_castps_si512(x1)));
+                x0 = rest(x0);
+                x1 = rest(x1);
+            }
+        }
+    }
+}
+
+/* Cuts one pair of rows of a panel, x0 and x1: to[part][half][16 columns][2]. */
+INLINE void cut_pair(uint16_t *to, const float *row0, const float *row1)
+{
+    _Pragma("GCC unroll 2") for (size_t half = 0; half < 2; half++)
+    {
+        __m512 x0 = _mm512_loadu_ps(row0 + half * 16);
+        __m512 x1 = _mm512_loadu_ps(row1 + half * 16);
+        _Pragma("GCC unroll 3") for (size_t part = 0; part < PARTS; part++)
+        {
+            /* x0's upper half beside x1's: (x0 >> 16) | (x1 & upper) */
+            const __m512i pair = _mm512_ternarylogic_epi32(
+                _mm512_srli_epi32(_mm512_castps_si512(x0), 16), _mm512_castps_si512(x1),
+                upper(), 0xf8);
+            _mm512_store_si512(to + (part * 2 + half) * 32, pair);
+            x0 = rest(x0);
+            x1 = rest(x1);
+        }
+    }
+}
+
+void vp_amx_cut_panel__amx(vp_ahead *panel)
+{
+    static const float zeros[VP_AMX_NR];
+    const size_t k = panel->k;
+    for (size_t k0 = panel->done; k0 < (k + DEPTH - 1) / DEPTH * DEPTH; k0 += 2) {
+        const float *row = panel->panel + k0 * VP_AMX_NR;
+        cut_pair((uint16_t *)panel->ready + k0 * PAIR / 2, k0 < k ? row : zeros,
+                 k0 + 1 < k ? row + VP_AMX_NR : zeros);
+    }
+    panel->done = k;
+}
+
+/* Tiles 0 to 3 are c, 4 and 5 halves of a strip, 6 and 7 halves of a panel; a strip of at
+ * most 16 rows has one half. Tiles have no C type: the compiler sees their numbers only. */
+INLINE void load_a(const uint16_t *a, size_t part, int halves)
+{
+    _tile_loadd(4, a + part * 2 * TILE, 64);
+    if (halves == 2) {
+        _tile_loadd(5, a + (part * 2 + 1) * TILE, 64);
+    }
+}
+
+INLINE void load_b(const uint16_t *b, size_t part)
+{
+    _tile_loadd(6, b + part * 64, PAIR * sizeof(uint16_t));
+    _tile_loadd(7, b + part * 64 + 32, PAIR * sizeof(uint16_t));
+}
+
+INLINE void multiply(int halves)
+{
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (halves == 2) {
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+/* What is being cut on the side, `share` pairs at each of three places in a step of k. */
+typedef struct {
+    const float *from;
+    uint16_t *to;
+    size_t share;
+} side;
+
+INLINE void cut_share(side *s)
+{
+    for (size_t i = 0; i < s->share; i++) {
+        _Pragma("GCC unroll 4") for (size_t line = 0; line < PAIR_BYTES; line += 64)
+        {
+            _mm_prefetch((const char *)s->from + FETCH + line, _MM_HINT_T0);
+        }
+        cut_pair(s->to, s->from, s->from + VP_AMX_NR);
+        s->from += 2 * VP_AMX_NR;
+        s->to += PAIR;
+    }
+}
+
+/* The six products of DEPTH of k. The largest is the last, so that at first sums are small
+ * and so are their roundings. */
+INLINE void step_of_k(const uint16_t *a, const uint16_t *b, int halves, side *s)
+{
+    load_a(a, 0, halves);
+    load_b(b, 2);
+    multiply(halves);
+    cut_share(s);
+    load_b(b, 1);
+    multiply(halves);
+    load_a(a, 1, halves);
+    multiply(halves);
+    cut_share(s);
+    load_b(b, 0);
+    multiply(halves);
+    load_a(a, 2, halves);
+    multiply(halves);
+    cut_share(s);
+    load_a(a, 0, halves);
+    multiply(halves);
+}
+
+INLINE void kernel(size_t k, const uint16_t *a, const uint16_t *b, float *c, size_t ldc,
+                   int halves, vp_ahead *ahead)
+{
+    side cut = {.from = ahead->panel + ahead->done * VP_AMX_NR,
+                .to = (uint16_t *)ahead->ready + ahead->done / 2 * PAIR,
+                .share = (ahead->step * DEPTH + 3 * PAIR_BYTES - 1) / (3 * PAIR_BYTES)};
+    side nothing = {.share = 0};
+    size_t steps = (k + DEPTH - 1) / DEPTH, cutting = 0;
+    if (cut.share > 0) {
+        cutting = (ahead->k - ahead->done) / (6 * cut.share);
+        cutting = cutting < steps ? cutting : steps;
+        ahead->done += cutting * 6 * cut.share;
+        steps -= cutting;
+    }
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (; cutting > 0; cutting--) {
+        step_of_k(a, b, halves, &cut);
+        a += STRIP_STEP;
+        b += DEPTH / 2 * PAIR;
+    }
+    for (; steps > 0; steps--) {
+        step_of_k(a, b, halves, &nothing);
+        a += STRIP_STEP;
+        b += DEPTH / 2 * PAIR;
+    }
+    _tile_stored(0, c, ldc * sizeof(float));
+    _tile_stored(1, c + 16, ldc * sizeof(float));
+    if (halves == 2) {
+        _tile_stored(2, c + 16 * ldc, ldc * sizeof(float));
+        _tile_stored(3, c + 16 * ldc + 16, ldc * sizeof(float));
+    }
+}
+
+/* What ldtilecfg reads: palette 1, 8 tiles of 16 rows of 64 bytes. */
+static const struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} config = {.palette = 1,
+            .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+            .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+void vp_amx_enter__amx(void)
+{
+    _tile_loadconfig(&config);
+}
+
+void vp_amx_leave__amx(void)
+{
+    _tile_release();
+}
+
+void vp_sgemm_ukr_32x32__amx(size_t rows, size_t k, const void *strip,
+                             const void *panel, float *c, size_t ldc, int accumulate,
+                             vp_ahead *ahead)
+{
+    float sum[VP_AMX_MR * VP_AMX_NR] __attribute__((aligned(64)));
+    float *to = accumulate ? sum : c;
+    const size_t stride = accumulate ? VP_AMX_NR : ldc;
+    if (rows <= 16) {
+        kernel(k, strip, panel, to, stride, 1, ahead);
+    } else {
+        kernel(k, strip, panel, to, stride, 2, ahead);
+    }
+    for (size_t r = 0; accumulate && r < rows; r++) {
+        for (size_t i = 0; i < VP_AMX_NR; i += 16) {
+            _mm512_store_ps(c + r * ldc + i,
+                            _mm512_add_ps(_mm512_load_ps(c + r * ldc + i),
+                                          _mm512_load_ps(sum + r * VP_AMX_NR + i)));
+        }
+    }
+}
+
+#endif
