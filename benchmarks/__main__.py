@@ -253,6 +253,7 @@ def main() -> int:
             "gflops": peak,
             "by": run.peak.source,
             "bits": run.peak.bits,
+            "tiles": {str(n): rate for n, rate in run.peak.tiles.items() if rate},
         }
     run.data["minutes"] = (time.monotonic() - start) / 60
     name = "overhead" if args.overhead else "quick" if args.quick else "results"

@@ -20,6 +20,7 @@ class Peak:
 
     def __init__(self, folder: Path) -> None:
         self.best: dict[int, float] = {}
+        self.tiles: dict[int, float] = {}  # float32 by AMX's tiles, where there are any
         self.bits = 0
         self.program = folder / "fma_peak"
         compiler = shutil.which("cc") or shutil.which("gcc")
@@ -42,8 +43,9 @@ class Peak:
         if self.program.exists():
             command = [str(self.program), str(threads), str(seconds)]
             out = subprocess.run(command, capture_output=True, text=True, check=True)
-            rate, bits = out.stdout.split()
+            rate, bits, tiles = out.stdout.split()
             self.bits = int(bits)
+            self.tiles[threads] = max(self.tiles.get(threads, 0.0), float(tiles))
         else:
             rate = self.matmul(threads)
         self.best[threads] = max(self.best.get(threads, 0.0), float(rate))

@@ -122,6 +122,10 @@ def table(
 def markdown(data: dict[str, Any]) -> str:
     machine, peak = data["machine"], data["peak"]
     rates = ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["gflops"].items()))
+    tiles = "- AMX's tiles, six bfloat16 products for one of float32, in GFLOP/s: " + (
+        ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["tiles"].items()))
+        + "; vitpool uses them, which is how it passes the peak of multiply-adds"
+    )
     versions = [
         f"{engine} {row['version']}" for engine, row in data["engines"].items() if row
     ]
@@ -138,6 +142,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{machine['load']:.1f} at the start",
         *busy,
         f"- peak in GFLOP/s by threads: {rates} ({peak['by']}, best of the run)",
+        *([tiles] if peak["tiles"] else []),
         *([f"- {', '.join(versions)}"] if versions else []),
         "- float32 everywhere; milliseconds for the whole batch, minimum / median; "
         "'of peak' counts every product that timm computes; the largest difference of "
