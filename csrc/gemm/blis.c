@@ -85,6 +85,7 @@ vp_ukr vp_blis_ukr(void)
     ukr.nr = ukr.row_preferring ? nr : mr;
     ukr.pack_strip = pack_strip;
     ukr.strip_step = ukr.mr;
+    ukr.packs_apart = 1;
     ukr.panel_step = ukr.nr;
     ukr.name = ukr.row_preferring ? "BLIS sgemm, row-preferring"
                                   : "BLIS sgemm, column-preferring";

@@ -11,10 +11,9 @@
  * idle for long, large enough to read the activations seldom. */
 #define GROUP_PANELS ((size_t)4)
 #define ITEMS_PER_WORKER ((size_t)6)
-/* The same where an item packs strips: then few items. Sums of so many panels are kept
- * where k is more than one block. */
+/* The same where strips are packed and k is more than one block: the sums of a group wait
+ * for the next block, whose strips are packed for all of the group. */
 #define GROUP_PANELS_PACKED ((size_t)16)
-
 /* Rows are cut into strips of nearly equal height (no padding), strips into blocks; an item
  * of work is one block of rows times one group of panels. */
 typedef struct {
@@ -22,7 +21,6 @@ typedef struct {
     size_t
         strip_rows; /* height of the first `tall` strips; the rest have one row fewer */
     size_t tall;
-    size_t strips_per_block;
 } split;
 
 static size_t min_size(size_t a, size_t b)
@@ -37,19 +35,21 @@ static size_t ceil_div(size_t a, size_t b)
 
 static size_t group_panels(const vp_packed *w, size_t row_blocks, size_t workers)
 {
-    const size_t work = row_blocks * w->panels;
-    size_t group;
     if (w->ukr->pack_strip == NULL) {
-        group = min_size(work / (ITEMS_PER_WORKER * workers), GROUP_PANELS);
-    } else if (vp_packed_blocks(w) > 1) {
-        group = min_size(ceil_div(work, workers), GROUP_PANELS_PACKED);
-        group = ceil_div(w->panels, ceil_div(w->panels, group)); /* nearly equal */
-    } else if (row_blocks < 2 * workers) {
-        group = work / (ITEMS_PER_WORKER * workers);
-    } else {
-        group = w->panels; /* each block of rows is packed by one worker only */
+        const size_t group = row_blocks * w->panels / (ITEMS_PER_WORKER * workers);
+        return group < 1 ? 1 : min_size(group, GROUP_PANELS);
     }
-    return group < 1 ? 1 : min_size(group, w->panels);
+    /* As few items as keep all workers busy, since each may pack its strips. */
+    const bool one_block = vp_packed_blocks(w) == 1;
+    const size_t most = one_block ? w->panels : GROUP_PANELS_PACKED;
+    const size_t wanted =
+        one_block && row_blocks < 2 * workers ? ITEMS_PER_WORKER * workers : workers;
+    size_t groups = ceil_div(w->panels, most);
+    while (groups < w->panels &&
+           (row_blocks * groups < wanted || row_blocks * groups % workers != 0)) {
+        groups++;
+    }
+    return ceil_div(w->panels, groups);
 }
 
 static split split_work(const vp_packed *w, size_t m, size_t workers)
@@ -65,11 +65,15 @@ static split split_work(const vp_packed *w, size_t m, size_t workers)
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
     s.blocks = ceil_div(s.strips, ceil_div(BLOCK_ROWS, ukr->mr));
-    s.strips_per_block = ceil_div(s.strips, s.blocks);
-    s.blocks = ceil_div(s.strips, s.strips_per_block);
     s.group = group_panels(w, s.blocks, workers);
     s.groups = ceil_div(w->panels, s.group);
     return s;
+}
+
+/* The first strip of a block of rows; blocks differ by one strip at most. */
+static size_t block_start(const split *s, size_t block)
+{
+    return block * s->strips / s->blocks;
 }
 
 static size_t strip_start(const split *s, size_t strip)
@@ -87,18 +91,24 @@ static size_t tile_length(const vp_ukr *ukr)
 typedef struct {
     vp_ahead next[2]; /* the panel of w, and of the gate, that is cut or being cut */
     float *other[2];  /* room for the panel after it */
-    float *strips;    /* [strip][depth of k][strip_step], packed */
-    size_t packed_rows, packed_k; /* which block that is; SIZE_MAX: none */
-    float *sums;                  /* [panel of the group][strip][w, gate][mr][nr] */
+    /* Packed strips: of one block of rows and of k ([strip][depth of k][strip_step]), with
+     * which block that is (SIZE_MAX: none); in a larger team a share of all strips, with
+     * all of k ([strip][block of k][depth of k][strip_step]). */
+    float *strips;
+    size_t packed_rows, packed_k;
+    float *sums; /* [panel of the group][strip][w, gate][mr][nr] */
 } bench;
 
 /* Lays a bench out for m rows and k inputs in blocks of kc; at NULL it only measures.
  * Returns floats. */
 static size_t lay_out(const vp_ukr *ukr, size_t m, size_t k, size_t kc, int gated,
-                      float *base)
+                      size_t workers, float *base)
 {
-    const size_t gates = gated ? 2 : 1;
-    const size_t strips = min_size(ceil_div(m, ukr->mr), ceil_div(BLOCK_ROWS, ukr->mr));
+    const size_t gates = gated ? 2 : 1, all = ceil_div(m, ukr->mr);
+    const size_t strips = min_size(all, ceil_div(BLOCK_ROWS, ukr->mr));
+    const size_t packed = workers <= ukr->packs_apart
+                              ? strips * kc
+                              : ceil_div(all, workers) * vp_ukr_depth(ukr, k);
     const size_t group = ukr->pack_strip != NULL ? GROUP_PANELS_PACKED : GROUP_PANELS;
     const size_t slots = kc >= k ? 1 : group * strips;
     bench b = {.packed_rows = SIZE_MAX, .packed_k = SIZE_MAX};
@@ -110,7 +120,7 @@ static size_t lay_out(const vp_ukr *ukr, size_t m, size_t k, size_t kc, int gate
         TAKE(b.next[g].ready, ukr->panel_step * kc);
         TAKE(b.other[g], ukr->panel_step * kc);
     }
-    TAKE(b.strips, strips * ukr->strip_step * kc);
+    TAKE(b.strips, packed * ukr->strip_step);
     TAKE(b.sums, slots * gates * tile_length(ukr));
 #undef TAKE
     if (base != NULL) {
@@ -119,11 +129,11 @@ static size_t lay_out(const vp_ukr *ukr, size_t m, size_t k, size_t kc, int gate
     return used;
 }
 
-size_t vp_gemm_scratch(size_t m, size_t k, int gated)
+size_t vp_gemm_scratch(size_t workers, size_t m, size_t k, int gated)
 {
     const vp_ukr *ukr = vp_ukr_get();
     const size_t kc = min_size(vp_ukr_depth(ukr, k), ukr->kc);
-    return lay_out(ukr, m, k, kc, gated, NULL);
+    return lay_out(ukr, m, k, kc, gated, workers, NULL);
 }
 
 typedef struct {
@@ -132,27 +142,58 @@ typedef struct {
     split split;
 } job;
 
-/* Packs block k_block of the strips [first, last), unless they are what is packed. */
-static void pack_strips(const job *j, bench *at, size_t first, size_t last,
-                        size_t k_block)
+static bench *bench_of(const job *j, size_t worker)
+{
+    return (bench *)vp_run_worker(j->run, worker);
+}
+
+/* Where block k_block of a strip is, or will be, packed for the worker with this bench. */
+static float *packed_strip(const job *j, const bench *at, size_t strip, size_t k_block)
+{
+    const vp_packed *w = j->gemm->w;
+    const vp_ukr *ukr = w->ukr;
+    const size_t workers = j->run->team->workers;
+    if (workers <= ukr->packs_apart) {
+        const size_t depth = vp_ukr_depth(ukr, vp_packed_block_length(w, k_block));
+        return at->strips + (strip - at->packed_rows) * depth * ukr->strip_step;
+    }
+    const size_t depth = vp_ukr_depth(ukr, w->k);
+    return bench_of(j, strip % workers)->strips +
+           (strip / workers * depth + k_block * w->kc) * ukr->strip_step;
+}
+
+static void pack_strip(const job *j, const bench *at, size_t strip, size_t k_block)
 {
     const vp_gemm *gemm = j->gemm;
     const vp_packed *w = gemm->w;
-    const vp_ukr *ukr = w->ukr;
-    if (ukr->pack_strip == NULL ||
-        (at->packed_rows == first && at->packed_k == k_block)) {
-        return;
+    const size_t row = strip * w->ukr->mr;
+    w->ukr->pack_strip(w->ukr, packed_strip(j, at, strip, k_block),
+                       gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
+                       min_size(gemm->m - row, w->ukr->mr),
+                       vp_packed_block_length(w, k_block));
+}
+
+/* One strip, with all of k, for all workers. */
+static void pack_task(void *ctx, size_t strip, size_t worker)
+{
+    const job *j = ctx;
+    for (size_t b = 0; b < vp_packed_blocks(j->gemm->w); b++) {
+        pack_strip(j, bench_of(j, worker), strip, b);
     }
-    const size_t k = vp_packed_block_length(w, k_block);
-    for (size_t strip = first; strip < last; strip++) {
-        const size_t row = strip * ukr->mr;
-        ukr->pack_strip(
-            ukr, at->strips + (strip - first) * vp_ukr_depth(ukr, k) * ukr->strip_step,
-            gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
-            min_size(gemm->m - row, ukr->mr), k);
+}
+
+/* Packs a block of rows and of k for one worker, unless it is what is packed. */
+static void pack_block(const job *j, bench *at, size_t first, size_t last,
+                       size_t k_block)
+{
+    if (at->packed_rows == first && at->packed_k == k_block) {
+        return;
     }
     at->packed_rows = first;
     at->packed_k = k_block;
+    for (size_t strip = first; strip < last; strip++) {
+        pack_strip(j, at, strip, k_block);
+    }
 }
 
 /* The finish of the tile at (row, col). */
@@ -220,18 +261,21 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const vp_packed *w = gemm->w, *gate = gemm->gate;
     const vp_ukr *ukr = w->ukr;
     const size_t nr = ukr->nr, tile = tile_length(ukr);
-    const size_t first = item / s->groups * s->strips_per_block;
-    const size_t last = min_size(first + s->strips_per_block, s->strips);
+    const size_t first = block_start(s, item / s->groups);
+    const size_t last = block_start(s, item / s->groups + 1);
     const size_t panel0 = item % s->groups * s->group;
     const size_t panel1 = min_size(panel0 + s->group, w->panels);
     const size_t blocks = vp_packed_blocks(w);
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
-    bench *at = (bench *)vp_run_worker(j->run, worker);
+    const bool apart = j->run->team->workers <= ukr->packs_apart;
+    bench *at = bench_of(j, worker);
 
     vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {
         const size_t k = vp_packed_block_length(w, b);
-        pack_strips(j, at, first, last, b);
+        if (ukr->pack_strip != NULL && apart) {
+            pack_block(j, at, first, last, b);
+        }
         for (size_t p = panel0; p < panel1; p++) {
             const size_t now[2] = {b, p};
             /* After the last panel of a group comes the next block of k, or another group:
@@ -252,11 +296,9 @@ static void tile_task(void *ctx, size_t item, size_t worker)
                 const size_t row = strip_start(s, strip);
                 size_t rows = strip < s->tall ? s->strip_rows : s->strip_rows - 1;
                 rows = min_size(gemm->m - row, rows);
-                const float *a = gemm->a + row * gemm->lda + b * w->kc;
-                if (ukr->pack_strip != NULL) {
-                    a = at->strips +
-                        (strip - first) * vp_ukr_depth(ukr, k) * ukr->strip_step;
-                }
+                const float *a = ukr->pack_strip != NULL
+                                     ? packed_strip(j, at, strip, b)
+                                     : gemm->a + row * gemm->lda + b * w->kc;
                 /* One tile is enough where k is one block: it is finished at once. */
                 const size_t slot =
                     blocks == 1 ? 0 : (p - panel0) * (last - first) + (strip - first);
@@ -291,7 +333,10 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
     job j = {.run = run, .gemm = gemm, .split = split_work(gemm->w, gemm->m, workers)};
     for (size_t worker = 0; worker < workers; worker++) {
         (void)lay_out(gemm->w->ukr, gemm->m, gemm->w->k, gemm->w->kc,
-                      gemm->gate != NULL, vp_run_worker(run, worker));
+                      gemm->gate != NULL, workers, vp_run_worker(run, worker));
+    }
+    if (gemm->w->ukr->pack_strip != NULL && workers > gemm->w->ukr->packs_apart) {
+        vp_parallel_for(run->team, j.split.strips, pack_task, &j);
     }
     vp_parallel_for(run->team, j.split.blocks * j.split.groups, tile_task, &j);
 }

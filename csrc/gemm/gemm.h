@@ -21,8 +21,8 @@ typedef struct {
     vp_finish finish; /* pointers of row 0, column 0; `gate` is filled in here */
 } vp_gemm;
 
-/* What vp_gemm_run needs for up to m rows of k inputs, with or without a gate. */
-size_t vp_gemm_scratch(size_t m, size_t k, int gated);
+/* What each of a team's workers needs for up to m rows of k inputs, with or without a gate. */
+size_t vp_gemm_scratch(size_t workers, size_t m, size_t k, int gated);
 
 /* Runs it; out may be the residual. m may be 0. */
 void vp_gemm_run(const vp_run *run, const vp_gemm *gemm);

@@ -42,19 +42,21 @@ static void choose(void)
     const bool ours = wish == NULL || strcmp(wish, "blis") != 0;
     if (ours && vp_target_current() == VP_TARGET_AMX) {
         /* AMX adds 32 products at a time in a tree of its own: a longer chain does. */
-        chosen = (vp_ukr){.name = "vitpool sgemm 32x32 amx, 3 bfloat16 parts",
-                          .mr = VP_AMX_MR,
-                          .nr = VP_AMX_NR,
-                          .kc = 768,
-                          .depth = VP_AMX_DEPTH,
-                          .sum_piece = 768,
-                          .pack_strip = pack_strip_amx,
-                          .strip_step = VP_AMX_STEP,
-                          .cut_panel = vp_amx_cut_panel__amx,
-                          .panel_step = VP_AMX_STEP,
-                          .run = run_amx,
-                          .enter = vp_amx_enter__amx,
-                          .leave = vp_amx_leave__amx};
+        chosen =
+            (vp_ukr){.name = "vitpool sgemm 32x32 amx, 3 bfloat16 parts",
+                     .mr = VP_AMX_MR,
+                     .nr = VP_AMX_NR,
+                     .kc = 768,
+                     .depth = VP_AMX_DEPTH,
+                     .sum_piece = 768,
+                     .pack_strip = pack_strip_amx,
+                     .strip_step = VP_AMX_STEP,
+                     .packs_apart = 4, /* 8 % quicker with two; more not measured */
+                     .cut_panel = vp_amx_cut_panel__amx,
+                     .panel_step = VP_AMX_STEP,
+                     .run = run_amx,
+                     .enter = vp_amx_enter__amx,
+                     .leave = vp_amx_leave__amx};
         return;
     }
     if (ours && vp_target_current() == VP_TARGET_AVX512) {

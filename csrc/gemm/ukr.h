@@ -24,6 +24,9 @@ struct vp_ukr {
     void (*pack_strip)(const struct vp_ukr *ukr, float *strip, const float *a,
                        size_t lda, size_t rows, size_t k);
     size_t strip_step;
+    /* In a team of up to so many workers each packs what it multiplies for itself, into its
+     * own L2; a larger one packs every strip once. */
+    size_t packs_apart;
     /* Makes what run takes as b of a packed panel[k][nr], or what run has left to do of
      * it: panel_step floats for each k. NULL: run takes the panel itself, panel_step is
      * nr. */

@@ -12,14 +12,15 @@
 #include "model/modules.h"
 #include "ops/pool.h"
 
-size_t vp_attn_pool_scratch(const vp_config *c, size_t batch, size_t n)
+size_t vp_attn_pool_scratch(const vp_config *c, size_t workers, size_t batch, size_t n)
 {
     size_t need = 0;
     if (c->attn_pool == VP_POOL_MAP) {
         vp_scratch_max(&need, n);
-        vp_scratch_max(&need, vp_gemm_scratch(batch * n, c->embed_dim, 0));
-        vp_scratch_max(&need, vp_gemm_scratch(batch * c->num_heads, c->embed_dim, 0));
-        vp_scratch_max(&need, vp_gemm_scratch(batch, c->mlp_hidden, 0));
+        vp_scratch_max(&need, vp_gemm_scratch(workers, batch * n, c->embed_dim, 0));
+        vp_scratch_max(&need,
+                       vp_gemm_scratch(workers, batch * c->num_heads, c->embed_dim, 0));
+        vp_scratch_max(&need, vp_gemm_scratch(workers, batch, c->mlp_hidden, 0));
     } else if (c->attn_pool == VP_POOL_PRR) {
         const size_t d = c->embed_dim / c->num_heads;
         vp_scratch_max(&need, vp_attention_scratch(n, d, d));

@@ -130,7 +130,8 @@ void vp_block_forward(vp_pass *pass, const vp_block *block, vp_last last,
  * type's projections and MLP. weights: NULL or the attention weights. */
 void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
                           size_t n, float *out, size_t ldo, float *weights);
-size_t vp_attn_pool_scratch(const vp_config *config, size_t batch, size_t n);
+size_t vp_attn_pool_scratch(const vp_config *config, size_t workers, size_t batch,
+                            size_t n);
 
 /* Derives pool->query. */
 vp_status vp_attn_pool_finish(vp_vit *vit, vp_error *err);

@@ -283,13 +283,14 @@ static void plan(vp_pass *pass, vp_arena *arena, bool head_only)
     pass->lddiff = vp_row_stride(2 * width);
     pass->ldscores = vp_row_stride(c->num_heads);
 
-    size_t need = vp_attn_pool_scratch(c, pass->batch, pass->tokens);
+    size_t need = vp_attn_pool_scratch(c, workers, pass->batch, pass->tokens);
     const size_t rows = pass->batch > m ? pass->batch : m;
-    vp_scratch_max(&need, vp_gemm_scratch(rows, width, 0));
+    vp_scratch_max(&need, vp_gemm_scratch(workers, rows, width, 0));
     if (!head_only) {
-        vp_scratch_max(&need, vp_gemm_scratch(rows, widest, 0));
-        vp_scratch_max(&need, vp_gemm_scratch(rows, width, c->mlp != VP_MLP_PLAIN));
-        vp_scratch_max(&need, vp_gemm_scratch(m, patch, 0));
+        vp_scratch_max(&need, vp_gemm_scratch(workers, rows, widest, 0));
+        vp_scratch_max(&need,
+                       vp_gemm_scratch(workers, rows, width, c->mlp != VP_MLP_PLAIN));
+        vp_scratch_max(&need, vp_gemm_scratch(workers, m, patch, 0));
         vp_scratch_max(&need, vp_attention_scratch(pass->tokens, d, dv));
     }
     pass->run.per_worker = need;

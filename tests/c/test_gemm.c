@@ -64,7 +64,7 @@ static void run(const operands *o, const shape *s)
     const size_t workers = vp_team_open(&team);
     vp_run with = {.team = &team, .kernels = vp_kernels_get(), .ukr = vp_ukr_get()};
     const bool gated = (s->parts & 2) != 0;
-    vp_scratch_max(&with.per_worker, vp_gemm_scratch(s->m, s->k, gated));
+    vp_scratch_max(&with.per_worker, vp_gemm_scratch(workers, s->m, s->k, gated));
     with.scratch = vp_alloc(workers * with.per_worker * sizeof(float));
     vp_gemm gemm = {.m = s->m, .a = o->a, .lda = s->lda, .w = &o->packed};
     gemm.gate = gated ? &o->packed_gate : NULL;
@@ -165,7 +165,7 @@ static void check_bits(size_t n, size_t k, unsigned parts)
     make(&all, &whole);
     run(&all, &whole);
     for (size_t h = 0; h < sizeof heights / sizeof *heights; h++) {
-        for (size_t threads = 1; threads <= 4; threads += 1 + h % 2) {
+        for (size_t threads = 1; threads <= 6; threads += 1 + h % 2) {
             operands some;
             const shape s = {heights[h], n, k, k + 3, parts};
             vp_set_num_threads(threads);
@@ -208,7 +208,7 @@ int main(void)
         for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
             check_unpack(ns[i], ks[j]);
             for (size_t m = 0; m <= 40; m += ks[j] > 100 ? 9 : m < 15 ? 1 : 5) {
-                vp_set_num_threads(1 + m % 3);
+                vp_set_num_threads(1 + m % 6);
                 check_right(&(shape){m, ns[i], ks[j], ks[j] + m % 2,
                                      (unsigned)(m * 7 + i * 5 + j) % 32});
             }
