@@ -9,6 +9,8 @@
 /* Keys in a block: their packed keys and values, and a strip's scores, stay in L2 and L1.
  * Fixed, so that a sum's order depends on nk alone. */
 #define BLOCK_KEYS ((size_t)512)
+/* Of them, keys whose weights are packed at a time, for L1. */
+#define PACKED_KEYS ((size_t)128)
 /* Queries in a work item, at most: each item packs all keys and values of its head. */
 #define BLOCK_QUERIES ((size_t)448)
 #define ITEMS_PER_WORKER ((size_t)3)
@@ -36,6 +38,7 @@ static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float 
     const size_t keys = nk < BLOCK_KEYS ? nk : BLOCK_KEYS;
     const size_t deep_dk = vp_ukr_depth(ukr, dk), deep_keys = vp_ukr_depth(ukr, keys);
     const size_t deepest = deep_keys > deep_dk ? deep_keys : deep_dk;
+    const size_t deep_strip = deep_dk > PACKED_KEYS ? deep_dk : PACKED_KEYS;
     const size_t key_columns = round_up(keys, ukr->nr);
     const size_t value_columns = round_up(dv, ukr->nr);
     size_t used = 0;
@@ -49,7 +52,7 @@ static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float 
     TAKE(panel, ukr->cut_panel != NULL ? ukr->nr * deepest : 0);
     TAKE(scores, ukr->mr * r->score_stride);
     TAKE(sums, (BLOCK_QUERIES + ukr->mr) * r->sum_stride);
-    TAKE(strip, ukr->pack_strip != NULL ? ukr->strip_step * deepest + 128 : 0);
+    TAKE(strip, ukr->pack_strip != NULL ? ukr->strip_step * deep_strip + 128 : 0);
     TAKE(max, BLOCK_QUERIES);
     TAKE(sum, BLOCK_QUERIES);
 #undef TAKE
@@ -148,6 +151,30 @@ static void score_strip(const vp_run *run, const room *r, const float *q, size_t
     }
 }
 
+/* sums[rows][dv] of the strip at i0 (+)= scores[rows][keys] times the packed values */
+static void value_strip(const vp_run *run, const room *r, size_t i0, size_t rows,
+                        size_t keys, size_t dv, bool accumulate)
+{
+    const vp_ukr *ukr = run->ukr;
+    const size_t part = ukr->pack_strip != NULL ? PACKED_KEYS : keys;
+    vp_ahead nothing = {.panel = r->values};
+    for (size_t j = 0; j < keys; j += part) {
+        const size_t n = keys - j < part ? keys - j : part;
+        const float *weights = r->scores + j;
+        if (ukr->pack_strip != NULL) {
+            ukr->pack_strip(ukr, r->strip, weights, r->score_stride, rows, n);
+            weights = r->strip;
+        }
+        for (size_t d = 0; d < dv; d += ukr->nr) {
+            vp_ukr_run(ukr, ukr->sum_piece, rows, n, weights, r->score_stride,
+                       panel_at(ukr, r->values, d / ukr->nr, keys) +
+                           j * ukr->panel_step,
+                       r->sums + i0 * r->sum_stride + d, r->sum_stride,
+                       accumulate || j > 0, &nothing);
+        }
+    }
+}
+
 typedef struct {
     const vp_run *run;
     const vp_attention *at;
@@ -205,18 +232,7 @@ static void attention_task(void *ctx, size_t item, size_t worker)
                 }
             }
             /* pass 3: their weighted sum of the values */
-            const float *weights = r.scores;
-            vp_ahead nothing = {.panel = r.values};
-            if (ukr->pack_strip != NULL) {
-                ukr->pack_strip(ukr, r.strip, r.scores, r.score_stride, rows, keys);
-                weights = r.strip;
-            }
-            for (size_t d = 0; d < at->dv; d += ukr->nr) {
-                vp_ukr_run(ukr, ukr->sum_piece, rows, keys, weights, r.score_stride,
-                           panel_at(ukr, r.values, d / ukr->nr, keys),
-                           r.sums + i0 * r.sum_stride + d, r.sum_stride, j0 > 0,
-                           &nothing);
-            }
+            value_strip(run, &r, i0, rows, keys, at->dv, j0 > 0);
             i0 += rows;
         }
     }
