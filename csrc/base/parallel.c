@@ -25,10 +25,13 @@
 /* A spinning thread looks at the clock, and offers its core, every so many turns. */
 #define SPIN_TURNS 256
 
-/* A ticket is (loop number << 32 | next item). CLOSED as the item means that the loop's
- * fields are being written, so a late worker can never take an item of a loop whose task
- * it has not read. */
-#define CLOSED UINT32_MAX
+/* A ticket is (loop number << 36 | items taken from the back << 18 | from the front).
+ * CLOSED as the counts means that the loop's fields are being written, so a late worker can
+ * never take an item of a loop whose task it has not read. */
+#define COUNT_BITS 18
+#define LOOP_BITS (2 * COUNT_BITS)
+#define CLOSED (((uint64_t)1 << LOOP_BITS) - 1)
+#define MOST_ITEMS (((size_t)1 << COUNT_BITS) - 2)
 
 static struct {
     pthread_mutex_t lock; /* sleeping and thread creation */
@@ -115,25 +118,33 @@ static bool wanted(size_t index)
                atomic_load_explicit(&pool.team_size, memory_order_relaxed);
 }
 
+static bool is_closed(uint64_t ticket)
+{
+    return (ticket & CLOSED) == CLOSED;
+}
+
 /* Takes items of the loop `ticket` belongs to until none is left. */
 static void take_items(uint64_t ticket, size_t worker)
 {
-    const uint64_t loop = ticket >> 32;
+    const uint64_t loop = ticket >> LOOP_BITS;
+    const bool from_back = worker % 2 != 0;
     /* Acquire: who sees a field of the next loop sees that loop's ticket too. */
     const vp_task task = atomic_load_explicit(&pool.task, memory_order_acquire);
     void *ctx = atomic_load_explicit(&pool.ctx, memory_order_acquire);
     const size_t items = atomic_load_explicit(&pool.items, memory_order_acquire);
     for (;;) {
-        const uint32_t item = (uint32_t)ticket;
-        if (ticket >> 32 != loop || item == CLOSED || item >= items) {
+        const size_t front = ticket & (CLOSED >> COUNT_BITS);
+        const size_t back = (ticket & CLOSED) >> COUNT_BITS;
+        if (ticket >> LOOP_BITS != loop || front + back >= items) {
             return;
         }
+        const uint64_t taken = ticket + ((uint64_t)1 << (from_back ? COUNT_BITS : 0));
         /* Succeeds only while this loop is still the current one, so the fields read
          * above are this loop's. */
-        if (atomic_compare_exchange_weak_explicit(&pool.ticket, &ticket, ticket + 1,
+        if (atomic_compare_exchange_weak_explicit(&pool.ticket, &ticket, taken,
                                                   memory_order_acq_rel,
                                                   memory_order_acquire)) {
-            task(ctx, item, worker);
+            task(ctx, from_back ? items - 1 - back : front, worker);
             atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
             ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
         }
@@ -157,7 +168,7 @@ static void *worker_main(void *argument)
         uint64_t ticket = seen;
         for (unsigned turn = 1;; turn++) {
             ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
-            if (ticket >> 32 != seen >> 32 && (uint32_t)ticket != CLOSED &&
+            if (ticket >> LOOP_BITS != seen >> LOOP_BITS && !is_closed(ticket) &&
                 wanted(index)) {
                 break;
             }
@@ -245,22 +256,32 @@ void vp_team_close(vp_team *team)
     team->owner = false;
 }
 
+size_t vp_parallel_next(const vp_team *team, size_t items, size_t item, size_t worker)
+{
+    const size_t from_front = (team->workers + 1) / 2, from_back = team->workers / 2;
+    if (worker % 2 != 0) {
+        return item >= from_back ? item - from_back : items;
+    }
+    return items - item > from_front ? item + from_front : items;
+}
+
 void vp_parallel_for(vp_team *team, size_t items, vp_task task, void *ctx)
 {
-    if (!team->owner || team->workers == 1 || items <= 1 || items >= CLOSED) {
+    if (!team->owner || team->workers == 1 || items <= 1 || items > MOST_ITEMS) {
         for (size_t i = 0; i < items; i++) {
             task(ctx, i, 0);
         }
         return;
     }
-    const uint64_t loop = (atomic_load(&pool.ticket) >> 32) + 1;
-    atomic_store_explicit(&pool.ticket, loop << 32 | CLOSED, memory_order_seq_cst);
+    const uint64_t loop = (atomic_load(&pool.ticket) >> LOOP_BITS) + 1;
+    const uint64_t ticket = loop << LOOP_BITS;
+    atomic_store_explicit(&pool.ticket, ticket | CLOSED, memory_order_seq_cst);
     atomic_store_explicit(&pool.task, task, memory_order_release);
     atomic_store_explicit(&pool.ctx, ctx, memory_order_release);
     atomic_store_explicit(&pool.items, items, memory_order_release);
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool.ticket, loop << 32, memory_order_release);
-    take_items(loop << 32, 0);
+    atomic_store_explicit(&pool.ticket, ticket, memory_order_release);
+    take_items(ticket, 0);
     for (unsigned turn = 1;
          atomic_load_explicit(&pool.done, memory_order_acquire) < items; turn++) {
         cpu_relax();

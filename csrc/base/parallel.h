@@ -4,8 +4,10 @@
  *     vp_parallel_for(&team, items, task, ctx);  // returns when every item is done
  *     vp_team_close(&team);
  *
- * Items are handed out one at a time, in order, to whoever is free, so a slow core costs
- * at most one item. Results must not depend on who ran what. Inside an open team a waiting
+ * Items are handed out one at a time to whoever is free, so a slow core costs at most one
+ * item. Workers with even numbers take them from the front, odd ones from the back: two
+ * have the same halves of one loop after another, and what they read next is in their own
+ * caches. Results must not depend on who ran what. Inside an open team a waiting
  * thread spins; after it, it spins a moment longer and then sleeps.
  *
  * Only one caller holds the threads at a time: a second one runs alone, at once, without
@@ -39,6 +41,9 @@ void vp_team_close(vp_team *team);
 
 /* task(ctx, i, worker) for i in 0..items; returns when all are done. */
 void vp_parallel_for(vp_team *team, size_t items, vp_task task, void *ctx);
+
+/* The item that a worker will most likely get after `item`; `items` if none. */
+size_t vp_parallel_next(const vp_team *team, size_t items, size_t item, size_t worker);
 
 /* One process-wide lock for a few instructions at a time (reference swaps, free lists).
  * It is held across fork(), so a child never finds it taken. */

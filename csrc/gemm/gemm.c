@@ -268,6 +268,8 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const size_t blocks = vp_packed_blocks(w);
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
     const bool apart = j->run->team->workers <= ukr->packs_apart;
+    const size_t next_item =
+        vp_parallel_next(j->run->team, s->blocks * s->groups, item, worker);
     bench *at = bench_of(j, worker);
 
     vp_ukr_enter(ukr);
@@ -278,14 +280,12 @@ static void tile_task(void *ctx, size_t item, size_t worker)
         }
         for (size_t p = panel0; p < panel1; p++) {
             const size_t now[2] = {b, p};
-            /* After the last panel of a group comes the next block of k, or another group:
-             * the other workers take those in between. */
+            /* After the last panel of a group comes the next block of k, or another
+             * item's group. */
             size_t next[2] = {b, p + 1};
-            if (p + 1 == panel1 && b + 1 < blocks) {
-                next[0] = b + 1, next[1] = panel0;
-            } else if (p + 1 == panel1) {
-                next[0] = 0, next[1] = panel1 + (j->run->team->workers - 1) * s->group;
-                next[1] = next[1] < w->panels ? next[1] : 0;
+            if (p + 1 == panel1) {
+                next[0] = b + 1 < blocks ? b + 1 : 0;
+                next[1] = b + 1 < blocks ? panel0 : next_item % s->groups * s->group;
             }
             const float *panel = take_panel(w, at, 0, now, next, last - first);
             const float *gate_panel =

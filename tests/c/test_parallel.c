@@ -70,6 +70,14 @@ static void exclusive(void *ctx, size_t item, size_t worker)
     atomic_fetch_sub(&busy[worker], 1);
 }
 
+static atomic_size_t counted;
+
+static void count(void *ctx, size_t item, size_t worker)
+{
+    (void)ctx, (void)item, (void)worker;
+    atomic_fetch_add_explicit(&counted, 1, memory_order_relaxed);
+}
+
 static void *changer(void *argument)
 {
     atomic_bool *stop = argument;
@@ -116,6 +124,9 @@ int main(void)
         const size_t workers = vp_team_open(&team);
         CHECK(workers >= 1 && workers <= n, "%zu workers of %zu", workers, n);
         vp_parallel_for(&team, 5000, exclusive, NULL);
+        atomic_store(&counted, 0);
+        vp_parallel_for(&team, 300000, count, NULL); /* more than a ticket can count */
+        CHECK(atomic_load(&counted) == 300000, "%zu items ran", (size_t)counted);
         vp_team_close(&team);
     }
     CHECK(clashes == 0, "two threads had one worker number %d times", clashes);
