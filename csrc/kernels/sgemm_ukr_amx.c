@@ -177,12 +177,12 @@ INLINE void step_of_k(const uint16_t *a, const uint16_t *b, int halves, side *s)
 INLINE void kernel(size_t k, const uint16_t *a, const uint16_t *b, float *c, size_t ldc,
                    int halves, vp_ahead *ahead)
 {
-    side cut = {.from = ahead->panel + ahead->done * VP_AMX_NR,
-                .to = (uint16_t *)ahead->ready + ahead->done / 2 * PAIR,
-                .share = (ahead->step * DEPTH + 3 * PAIR_BYTES - 1) / (3 * PAIR_BYTES)};
+    side cut = {.share = (ahead->step * DEPTH + 3 * PAIR_BYTES - 1) / (3 * PAIR_BYTES)};
     side nothing = {.share = 0};
     size_t steps = (k + DEPTH - 1) / DEPTH, cutting = 0;
     if (cut.share > 0) {
+        cut.from = ahead->panel + ahead->done * VP_AMX_NR;
+        cut.to = (uint16_t *)ahead->ready + ahead->done / 2 * PAIR;
         cutting = (ahead->k - ahead->done) / (6 * cut.share);
         cutting = cutting < steps ? cutting : steps;
         ahead->done += cutting * 6 * cut.share;
