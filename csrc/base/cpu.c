@@ -2,10 +2,8 @@
 #include "base/cpu.h"
 
 #include <string.h>
-#if defined(VP_X86)
-#include <cpuid.h>
-#endif
 #if defined(VP_X86) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -18,22 +16,18 @@ const char *vp_target_name(vp_target target)
 }
 
 #if defined(VP_X86)
-static bool cpu_has_tiles(void)
-{
-    /* Not every compiler's cpu_supports knows AMX, and its names for the bits differ. */
-    const unsigned tile = 1u << 24, bf16 = 1u << 22;
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & tile) != 0 &&
-           (edx & bf16) != 0;
-}
-
 /* The kernel lets a process use AMX's tiles only once it has asked. */
-static bool tiles_allowed(void)
+static bool tiles_usable(void)
 {
 #if defined(__linux__)
+    /* Not every compiler's cpu_supports knows AMX, and its names for the bits differ. */
+    const unsigned tile = 1u << 24, bf16 = 1u << 22;
     const long request_permission = 0x1023,
-               tile_data = 18; /* asm/prctl.h, XCR0's bit */
-    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+               tile_data = 18; /* asm/prctl.h; XCR0's bit */
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & tile) != 0 &&
+           (edx & bf16) != 0 &&
+           syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
     return false;
 #endif
@@ -48,8 +42,7 @@ bool vp_target_supported(vp_target target)
     __builtin_cpu_init();
     switch (target) {
     case VP_TARGET_AMX:
-        return vp_target_supported(VP_TARGET_AVX512) && cpu_has_tiles() &&
-               tiles_allowed();
+        return vp_target_supported(VP_TARGET_AVX512) && tiles_usable();
     case VP_TARGET_AVX512:
         return __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") &&

@@ -14,6 +14,7 @@
 /* The same where strips are packed and k is more than one block: the sums of a group wait
  * for the next block, whose strips are packed for all of the group. */
 #define GROUP_PANELS_PACKED ((size_t)16)
+
 /* Rows are cut into strips of nearly equal height (no padding), strips into blocks; an item
  * of work is one block of rows times one group of panels. */
 typedef struct {
@@ -21,6 +22,9 @@ typedef struct {
     size_t
         strip_rows; /* height of the first `tall` strips; the rest have one row fewer */
     size_t tall;
+    /* Where strips are packed: each worker packs what it multiplies (packs_apart), or each
+     * strip is packed once. */
+    bool apart, together;
 } split;
 
 static size_t min_size(size_t a, size_t b)
@@ -64,6 +68,8 @@ static split split_work(const vp_packed *w, size_t m, size_t workers)
         s.strip_rows = ceil_div(m, s.strips);
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
+    s.apart = ukr->pack_strip != NULL && workers <= ukr->packs_apart;
+    s.together = ukr->pack_strip != NULL && !s.apart;
     s.blocks = ceil_div(s.strips, ceil_div(BLOCK_ROWS, ukr->mr));
     s.group = group_panels(w, s.blocks, workers);
     s.groups = ceil_div(w->panels, s.group);
@@ -152,12 +158,11 @@ static float *packed_strip(const job *j, const bench *at, size_t strip, size_t k
 {
     const vp_packed *w = j->gemm->w;
     const vp_ukr *ukr = w->ukr;
-    const size_t workers = j->run->team->workers;
-    if (workers <= ukr->packs_apart) {
+    if (j->split.apart) {
         const size_t depth = vp_ukr_depth(ukr, vp_packed_block_length(w, k_block));
         return at->strips + (strip - at->packed_rows) * depth * ukr->strip_step;
     }
-    const size_t depth = vp_ukr_depth(ukr, w->k);
+    const size_t depth = vp_ukr_depth(ukr, w->k), workers = j->run->team->workers;
     return bench_of(j, strip % workers)->strips +
            (strip / workers * depth + k_block * w->kc) * ukr->strip_step;
 }
@@ -267,7 +272,6 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const size_t panel1 = min_size(panel0 + s->group, w->panels);
     const size_t blocks = vp_packed_blocks(w);
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
-    const bool apart = j->run->team->workers <= ukr->packs_apart;
     const size_t next_item =
         vp_parallel_next(j->run->team, s->blocks * s->groups, item, worker);
     bench *at = bench_of(j, worker);
@@ -275,7 +279,7 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {
         const size_t k = vp_packed_block_length(w, b);
-        if (ukr->pack_strip != NULL && apart) {
+        if (s->apart) {
             pack_block(j, at, first, last, b);
         }
         for (size_t p = panel0; p < panel1; p++) {
@@ -335,7 +339,7 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
         (void)lay_out(gemm->w->ukr, gemm->m, gemm->w->k, gemm->w->kc,
                       gemm->gate != NULL, workers, vp_run_worker(run, worker));
     }
-    if (gemm->w->ukr->pack_strip != NULL && workers > gemm->w->ukr->packs_apart) {
+    if (j.split.together) {
         vp_parallel_for(run->team, j.split.strips, pack_task, &j);
     }
     vp_parallel_for(run->team, j.split.blocks * j.split.groups, tile_task, &j);

@@ -25,7 +25,6 @@
 #define PAIR (2 * PARTS * 32)                      /* in a panel, for two of k */
 #define PAIR_BYTES (2 * VP_AMX_NR * sizeof(float)) /* what it is cut from */
 #define FETCH 2048 /* bytes between fetching and cutting */
-#define INLINE static inline __attribute__((always_inline))
 
 static __m512i upper(void)
 {
@@ -37,11 +36,6 @@ static __m512 rest(__m512 x)
 {
     const __m512i top = _mm512_and_si512(_mm512_castps_si512(x), upper());
     return _mm512_sub_ps(x, _mm512_castsi512_ps(top));
-}
-
-static __mmask16 first(size_t n)
-{
-    return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);
 }
 
 void vp_amx_cut_strip__amx(void *strip, const float *a, size_t lda, size_t rows,
@@ -56,10 +50,10 @@ void vp_amx_cut_strip__amx(void *strip, const float *a, size_t lda, size_t rows,
         memset(strip, 0, (k + DEPTH - 1) / DEPTH * STRIP_STEP * sizeof(uint16_t));
     }
     for (size_t k0 = 0; k0 < k; k0 += DEPTH) {
-        const __mmask16 m0 = first(k - k0), m1 = first(k - k0 > 16 ? k - k0 - 16 : 0);
+        const size_t n = k - k0 < DEPTH ? k - k0 : DEPTH, n0 = n < VW ? n : VW;
         for (size_t r = 0; r < rows; r++) {
-            __m512 x0 = _mm512_maskz_loadu_ps(m0, a + r * lda + k0);
-            __m512 x1 = _mm512_maskz_loadu_ps(m1, a + r * lda + k0 + 16);
+            __m512 x0 = vf_load_n(a + r * lda + k0, n0);
+            __m512 x1 = vf_load_n(a + r * lda + k0 + n0, n - n0);
             uint16_t *to = (uint16_t *)strip + k0 / DEPTH * STRIP_STEP + r * DEPTH;
             _Pragma("GCC unroll 3") for (size_t part = 0; part < PARTS; part++)
             {
@@ -75,7 +69,7 @@ void vp_amx_cut_strip__amx(void *strip, const float *a, size_t lda, size_t rows,
 }
 
 /* Cuts one pair of rows of a panel, x0 and x1: to[part][half][16 columns][2]. */
-INLINE void cut_pair(uint16_t *to, const float *row0, const float *row1)
+VP_INLINE void cut_pair(uint16_t *to, const float *row0, const float *row1)
 {
     _Pragma("GCC unroll 2") for (size_t half = 0; half < 2; half++)
     {
@@ -108,7 +102,7 @@ void vp_amx_cut_panel__amx(vp_ahead *panel)
 
 /* Tiles 0 to 3 are c, 4 and 5 halves of a strip, 6 and 7 halves of a panel; a strip of at
  * most 16 rows has one half. Tiles have no C type: the compiler sees their numbers only. */
-INLINE void load_a(const uint16_t *a, size_t part, int halves)
+VP_INLINE void load_a(const uint16_t *a, size_t part, int halves)
 {
     _tile_loadd(4, a + part * 2 * TILE, 64);
     if (halves == 2) {
@@ -116,13 +110,13 @@ INLINE void load_a(const uint16_t *a, size_t part, int halves)
     }
 }
 
-INLINE void load_b(const uint16_t *b, size_t part)
+VP_INLINE void load_b(const uint16_t *b, size_t part)
 {
     _tile_loadd(6, b + part * 64, PAIR * sizeof(uint16_t));
     _tile_loadd(7, b + part * 64 + 32, PAIR * sizeof(uint16_t));
 }
 
-INLINE void multiply(int halves)
+VP_INLINE void multiply(int halves)
 {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -139,7 +133,7 @@ typedef struct {
     size_t share;
 } side;
 
-INLINE void cut_share(side *s)
+VP_INLINE void cut_share(side *s)
 {
     for (size_t i = 0; i < s->share; i++) {
         _Pragma("GCC unroll 4") for (size_t line = 0; line < PAIR_BYTES; line += 64)
@@ -154,7 +148,7 @@ INLINE void cut_share(side *s)
 
 /* The six products of DEPTH of k. The largest is the last, so that at first sums are small
  * and so are their roundings. */
-INLINE void step_of_k(const uint16_t *a, const uint16_t *b, int halves, side *s)
+VP_INLINE void step_of_k(const uint16_t *a, const uint16_t *b, int halves, side *s)
 {
     load_a(a, 0, halves);
     load_b(b, 2);
@@ -174,8 +168,8 @@ INLINE void step_of_k(const uint16_t *a, const uint16_t *b, int halves, side *s)
     multiply(halves);
 }
 
-INLINE void kernel(size_t k, const uint16_t *a, const uint16_t *b, float *c, size_t ldc,
-                   int halves, vp_ahead *ahead)
+VP_INLINE void kernel(size_t k, const uint16_t *a, const uint16_t *b, float *c,
+                      size_t ldc, int halves, vp_ahead *ahead)
 {
     side cut = {.share = (ahead->step * DEPTH + 3 * PAIR_BYTES - 1) / (3 * PAIR_BYTES)};
     side nothing = {.share = 0};

@@ -71,6 +71,19 @@ static float *panel_at(const vp_ukr *ukr, float *panels, size_t i, size_t k)
     return panels + i * ukr->panel_step * vp_ukr_depth(ukr, k);
 }
 
+/* Where panel[k][nr] is put together that ends up at `ready`; what makes it ready then. */
+static float *panel_room(const vp_ukr *ukr, const room *r, float *ready)
+{
+    return ukr->cut_panel != NULL ? r->panel : ready;
+}
+
+static void make_ready(const vp_ukr *ukr, const float *panel, size_t k, float *ready)
+{
+    if (ukr->cut_panel != NULL) {
+        ukr->cut_panel(&(vp_ahead){.panel = panel, .k = k, .ready = ready});
+    }
+}
+
 /* Packs keys [n][dk] as panels [dk][nr], absent keys as zeros. */
 static void pack_keys(const vp_run *run, const room *r, const float *k, size_t row,
                       size_t n, size_t dk)
@@ -80,14 +93,12 @@ static void pack_keys(const vp_run *run, const room *r, const float *k, size_t r
     for (size_t j = 0; j < n; j += nr) {
         const size_t cols = n - j < nr ? n - j : nr;
         float *ready = panel_at(ukr, r->keys, j / nr, dk);
-        float *panel = ukr->cut_panel != NULL ? r->panel : ready;
+        float *panel = panel_room(ukr, r, ready);
         if (cols < nr) {
             memset(panel, 0, dk * nr * sizeof(float));
         }
         run->kernels->transpose(panel, nr, k + j * row, row, cols, dk);
-        if (ukr->cut_panel != NULL) {
-            ukr->cut_panel(&(vp_ahead){.panel = panel, .k = dk, .ready = ready});
-        }
+        make_ready(ukr, panel, dk, ready);
     }
 }
 
@@ -100,14 +111,12 @@ static void pack_values(const vp_run *run, const room *r, const float *v, size_t
     for (size_t d = 0; d < dv; d += nr) {
         const size_t cols = dv - d < nr ? dv - d : nr;
         float *ready = panel_at(ukr, r->values, d / nr, n);
-        float *panel = ukr->cut_panel != NULL ? r->panel : ready;
+        float *panel = panel_room(ukr, r, ready);
         for (size_t i = 0; i < n; i++) {
             memcpy(panel + i * nr, v + i * row + d, cols * sizeof(float));
             memset(panel + i * nr + cols, 0, (nr - cols) * sizeof(float));
         }
-        if (ukr->cut_panel != NULL) {
-            ukr->cut_panel(&(vp_ahead){.panel = panel, .k = n, .ready = ready});
-        }
+        make_ready(ukr, panel, n, ready);
     }
 }
 
