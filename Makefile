@@ -13,7 +13,7 @@ C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch])
 RUN_CTESTS = tools/run_ctests.sh
 
 .PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
-	test-wheel bench lint format fuzz docs wheel clean
+	test-wheel bench lint format fuzz docs wheel replay clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
@@ -118,6 +118,10 @@ coverage: .venv/have-test .venv/have-dev
 	@$(call WITH,coverage) tests --ignore=tests/timm --ignore=tests/ray
 	@$(BIN)/gcovr --txt-summary --html-details build/coverage/report.html \
 	--filter csrc/ build/coverage/obj
+
+# Hashes of all golden outputs; with BASE=COMMIT beside that commit's.
+replay: build
+	@$(BIN)/python tools/replay.py $(if $(BASE),--base $(BASE))
 
 bench: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
