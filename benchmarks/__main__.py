@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +22,16 @@ import numpy as np
 from . import report
 from .engines import MODULES
 from .peak import Peak
-from .pool import Pool, WorkerError, run_module
-from .specs import ENGINES, MODELS, TOKEN_SIZES, Spec, at_size, attention_layer
+from .pool import ROOT, Pool, WorkerError, run_module
+from .specs import (
+    AUTOTUNE,
+    ENGINES,
+    MODELS,
+    TOKEN_SIZES,
+    Spec,
+    at_size,
+    attention_layer,
+)
 
 # A cell whose images would take longer than this at the FMA peak is left out, unless
 # --all: five engines, several rounds and two thread counts multiply it.
@@ -46,7 +55,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", choices=PARTS, help="these parts of the full form alone")
     add("--overhead", action="store_true", help="the same as --only overhead")
     add("--all", action="store_true", help="also the cells that take minutes each")
-    add("--compile-mode", default="default", help="torch.compile's mode (default)")
     add("--cache", type=Path, help="folder of the exported files (default: temporary)")
     add("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
@@ -72,6 +80,16 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def commit() -> str:
+    """What `git describe` says of this tree ('+' after it: with changes), or ''."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
 def machine() -> dict[str, Any]:
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -79,6 +97,7 @@ def machine() -> dict[str, Any]:
             cpu = line.split(":", 1)[1].strip()
             break
     return {
+        "commit": commit(),
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
@@ -138,15 +157,23 @@ class Run:
                 allowed.append(batch)
         if not allowed:
             return
-        with Pool(self.engines, spec.to_dict(), self.exported(spec), threads) as pool:
+        cells = [self.taking_part(spec, batch, part) for batch in allowed]
+        engines = [e for e in self.engines if any(e in cell for cell in cells)]
+        with Pool(engines, spec.to_dict(), self.exported(spec), threads) as pool:
             for batch in allowed:
                 self.cell(pool, spec, threads, batch, part)
 
+    def taking_part(self, spec: Spec, batch: int, part: str) -> list[str]:
+        """The engines of a cell."""
+        every = self.args.all or (part, spec.key, batch) == ("models", "B", 1)
+        return [e for e in self.engines if every or e != AUTOTUNE]
+
     def cell(self, pool: Pool, spec: Spec, threads: int, batch: int, part: str) -> None:
         args = self.args
-        answers = pool.prepare(batch, self.folder)
-        ready = [e for e in self.engines if "error" not in answers[e]]
-        for engine in self.engines:
+        engines = self.taking_part(spec, batch, part)
+        answers = pool.prepare(engines, batch, self.folder)
+        ready = [e for e in engines if "error" not in answers[e]]
+        for engine in engines:
             if engine not in ready:
                 what = f"{engine}, {spec.key} batch {batch}, {threads} thread(s)"
                 self.skip(f"{what}: {answers[engine]['error']}")
@@ -201,9 +228,10 @@ class Run:
         """A new process to the first logits of ViT-B: the best and median of five."""
         spec, threads = MODELS["B"], max(self.args.threads)
         files = self.exported(spec)
-        engines = [e for e in self.engines if e != "torch.compile"]
-        if "torch.compile" in self.engines:
-            self.skip("torch.compile, cold start: its first call compiles for a while")
+        compiled = [e for e in self.engines if e.startswith("torch.compile")]
+        engines = [e for e in self.engines if e not in compiled]
+        for engine in compiled:
+            self.skip(f"{engine}, cold start: its first call compiles for a while")
         found: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
         arguments = (json.dumps(spec.to_dict()), str(files), str(threads))
         for number in range(6):
@@ -237,7 +265,6 @@ class Run:
 
 def main() -> int:
     args = parse()
-    os.environ["BENCH_COMPILE_MODE"] = args.compile_mode
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vitpool-bench-") as folder:
         run = Run(args, Path(folder))

@@ -8,13 +8,14 @@ imports only itself, so that a worker process holds one engine.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .specs import AUTOTUNE
 
 Call = Callable[[], np.ndarray]
 
@@ -85,17 +86,15 @@ class Torch:
 
 
 class TorchCompile(Torch):
-    """torch.compile with frozen weights, as the documentation has it for the CPU.
+    """torch.compile with frozen weights, as the documentation has it for the CPU."""
 
-    BENCH_COMPILE_MODE: the mode, 'default' where not set.
-    """
+    mode = "default"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         super().__init__(spec, files, threads)
         import torch._inductor.config as inductor
 
         inductor.freezing = True  # TORCHINDUCTOR_FREEZING=1
-        self.mode = os.environ.get("BENCH_COMPILE_MODE", "default")
         self.setup = f"inductor, mode {self.mode}, freezing, inference_mode"
 
     def prepare(self, x: np.ndarray) -> Call:
@@ -109,6 +108,12 @@ class TorchCompile(Torch):
                 return model(tensor).numpy()
 
         return call
+
+
+class TorchCompileAutotune(TorchCompile):
+    """The same, with the C++ templates of products that inductor tries in this mode."""
+
+    mode = "max-autotune"
 
 
 class OnnxRuntime:
@@ -189,6 +194,7 @@ CLASSES = {
     "vitpool": Vitpool,
     "torch": Torch,
     "torch.compile": TorchCompile,
+    AUTOTUNE: TorchCompileAutotune,
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
 }
@@ -197,6 +203,7 @@ MODULES = {
     "vitpool": ("vitpool",),
     "torch": ("torch", "timm"),
     "torch.compile": ("torch", "timm"),
+    AUTOTUNE: ("torch", "timm"),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
 }

@@ -122,13 +122,15 @@ class Pool:
         for worker in self.workers.values():
             worker.close()
 
-    def prepare(self, batch: int, folder: Path) -> dict[str, dict[str, Any]]:
+    def prepare(
+        self, engines: list[str], batch: int, folder: Path
+    ) -> dict[str, dict[str, Any]]:
         """Each engine's answer for this batch, {'error': ...} where it cannot."""
         answers = {}
-        for engine, worker in self.workers.items():
+        for engine in engines:
             try:
-                out = folder / f"{engine}.npy"
-                answers[engine] = worker.tell(do="prepare", batch=batch, out=str(out))
+                order = {"batch": batch, "out": str(folder / f"{engine}.npy")}
+                answers[engine] = self.workers[engine].tell(do="prepare", **order)
             except WorkerError as error:
                 answers[engine] = {"error": str(error)}
         return answers

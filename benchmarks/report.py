@@ -14,7 +14,7 @@ COLOURS = {
     "openvino": "#e09f3e",
     "torch.compile": "#8fb8a8",
     "torch": "#c9ccd1",
-}
+}  # an engine that runs in one cell alone has a column of the table, and no bar
 PARTS = {
     "models": "Models",
     "tokens": "ViT-S/16 by image size",
@@ -124,7 +124,8 @@ def markdown(data: dict[str, Any]) -> str:
     rates = ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["gflops"].items()))
     tiles = "- AMX's tiles, six bfloat16 products for one of float32, in GFLOP/s: " + (
         ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["tiles"].items()))
-        + "; vitpool uses them, which is how it passes the peak of multiply-adds"
+        + "; vitpool uses them, which is how it passes the peak of multiply-adds. The "
+        "others are asked for float32, for which they do not use them by default"
     )
     versions = [
         f"{engine} {row['version']}" for engine, row in data["engines"].items() if row
@@ -137,6 +138,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks {data['arguments']}`".replace(" `", "`"),
         "",
+        f"- vitpool at {machine.get('commit') or 'no commit'}",
         f"- {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python "
         f"{machine['python']}, {machine['date']}; {data['minutes']:.1f} minutes, load "
         f"{machine['load']:.1f} at the start",

@@ -79,8 +79,8 @@ def write_results(app):
     """What benchmarks.md includes: the results' tables and chart, as they are."""
     folder = ROOT / "benchmarks" / "results"
     text = [p.read_text(encoding="utf-8").strip() for p in sorted(folder.glob("*.md"))]
-    if (folder / "chart.png").exists():
-        text.insert(0, "![Engines compared](../benchmarks/results/chart.png)")
+    if (folder / "results.png").exists():
+        text.insert(0, "![Engines compared](../benchmarks/results/results.png)")
     if not text:
         text = ["No results are in this tree: `make bench` makes them."]
     RESULTS.parent.mkdir(exist_ok=True)
