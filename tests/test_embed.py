@@ -26,6 +26,7 @@ from PIL import Image
 
 import vitpool
 from vitpool import embed
+from vitpool.embed.parts import locked
 from vitpool.transforms import ImageError, create_transform, resolve_data_config
 
 OPTIONS = {"part_size": 16, "batch_size": 5, "num_workers": 2}
@@ -199,7 +200,7 @@ def test_strict_stops_and_keeps_finished_parts(tmp_path, pictures, model) -> Non
 
 
 def test_one_run_at_a_time(tmp_path, pictures, model) -> None:
-    with embed._locked(tmp_path), pytest.raises(ValueError, match="another run"):
+    with locked(tmp_path), pytest.raises(ValueError, match="another run"):
         embed.embed_images(model, names(pictures), tmp_path, **OPTIONS)
 
 

@@ -247,7 +247,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
             setattr(module, name, getattr(found, name))
     module.constants, module.errors = constants, errors  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setattr(hub, "_unreachable", {})
+    monkeypatch.setattr("vitpool.registry.hub._unreachable", {})
     found.constants = constants  # type: ignore[attr-defined]
     return found
 

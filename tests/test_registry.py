@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 
-from vitpool import checkpoint, hub, registry
+from vitpool import checkpoint, registry
+from vitpool.registry import folder as folders
+from vitpool.registry.create import plan_model
+from vitpool.registry.table import table
+from vitpool.text import natural_key
 
 
 class Model:
@@ -81,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_name_is_listed_once_in_natural_order() -> None:
     names = registry.list_models()
     assert len(names) == len(set(names)) == 164
-    assert names == sorted(names, key=registry._natural_key)
+    assert names == sorted(names, key=natural_key)
     order = registry.list_models("vit_base_patch*_224")
     assert order.index("vit_base_patch8_224") < order.index("vit_base_patch16_224")
 
@@ -93,7 +97,7 @@ def test_listed_names_resolve() -> None:
         assert registry.is_model(name)
         cfg = registry.get_pretrained_cfg(name)
         assert cfg["architecture"] == name.split(".")[0]
-        assert registry._plan(name).options["depth"] > 0
+        assert plan_model(name).options["depth"] > 0
 
 
 def test_default_tag_is_the_first() -> None:
@@ -205,7 +209,7 @@ def test_deprecated_name_is_mapped_with_a_warning() -> None:
 
 
 def test_deprecated_names_lead_to_known_tags() -> None:
-    for old, current in registry._table()["deprecated"].items():
+    for old, current in table()["deprecated"].items():
         assert registry.is_model(old)
         assert registry.get_pretrained_cfg(old) == registry.get_pretrained_cfg(current)
 
@@ -319,7 +323,7 @@ def test_pretrained_builds_from_the_hubs_file(
         asked.append((source, options))
         return "the file"
 
-    monkeypatch.setattr(hub, "weights_path", weights_path)
+    monkeypatch.setattr(folders, "weights_path", weights_path)
     model = registry.create_model("test_vit", pretrained=True, num_classes=2)
     options, cfg, path, rest = loads.built[0]
     assert asked[0][0] == "hf-hub:timm/test_vit.r160_in1k"
@@ -347,7 +351,7 @@ def test_checkpoint_path_keeps_the_files_head(loads: Loads) -> None:
 def test_checkpoint_path_is_loaded_over_the_pretrained(
     loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "weights_path", lambda *args, **options: "the file")
+    monkeypatch.setattr(folders, "weights_path", lambda *args, **options: "the file")
     model = registry.create_model("test_vit", True, checkpoint_path="w.safetensors")
     assert loads.built[0][2] == "the file"
     assert loads.loaded == [(model, "w.safetensors")]
@@ -427,7 +431,8 @@ def test_packaged_model_is_the_folder_it_lies_in(loads: Loads) -> None:
 
 def test_importing_the_registry_does_not_read_the_table() -> None:
     code = (
-        "from vitpool import registry; assert registry._table.cache_info().misses == 0;"
+        "from vitpool.registry.table import table; "
+        "assert table.cache_info().misses == 0; "
         "import sys; assert 'huggingface_hub' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

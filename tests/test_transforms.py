@@ -226,7 +226,7 @@ def test_image_error_pickles() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"input_size": 0}, "input_size: 0"),
+        ({"input_size": 0}, "input_size must be at least 1, not 0"),
         ({"input_size": (3, 4, 5, 6)}, "input_size"),
         ({"input_size": (4, 8, 8)}, "4 channels"),
         ({"interpolation": "cubic"}, "interpolation: 'cubic'.*bicubic"),

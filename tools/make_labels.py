@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write vitpool/data/imagenet*.txt* from the lists that timm ships (needs timm).
+"""Write vitpool/labels/data/imagenet*.txt* from the lists that timm ships (needs timm).
 
     python tools/make_labels.py [--check]
 
@@ -18,7 +18,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-OUT = Path(__file__).resolve().parent.parent / "vitpool" / "data"
+OUT = Path(__file__).resolve().parent.parent / "vitpool" / "labels" / "data"
 SETS = {
     "a": "imagenet12k_synsets.txt",
     "b": "imagenet22k_synsets.txt",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write vitpool/registry.json from the timm that is installed (made with 1.0.31).
+"""Write vitpool/registry/registry.json from the timm that is installed (made with 1.0.31).
 
     python tools/make_registry.py [OUTPUT]
 
@@ -21,7 +21,7 @@ import pathlib
 import sys
 from typing import Any
 
-OUTPUT = pathlib.Path(__file__).parent.parent / "vitpool" / "registry.json"
+OUTPUT = pathlib.Path(__file__).parent.parent / "vitpool" / "registry" / "registry.json"
 
 # Configuration keys that say where a value sits, not what it is: the reader adds them.
 IMPLIED = {"architecture", "tag", "state_dict", "source"}

@@ -14,8 +14,7 @@ from ._core import __version__, get_num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint, open_state_dict
-    from .hub import save_pretrained
-    from .live_timm import from_timm
+    from .checkpoint.live_timm import from_timm
     from .model import VisionTransformer
     from .registry import (
         create_model,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         list_pretrained,
         model_entrypoint,
     )
+    from .registry.folder import save_pretrained
     from .transforms import create_transform, resolve_data_config
 
 # What `import vitpool` does not load until it is asked for, and where it is.
@@ -38,10 +38,10 @@ _LAZY = {
     "list_models": "registry",
     "list_pretrained": "registry",
     "model_entrypoint": "registry",
-    "from_timm": "live_timm",
+    "from_timm": "checkpoint.live_timm",
     "load_checkpoint": "checkpoint",
     "open_state_dict": "checkpoint",
-    "save_pretrained": "hub",
+    "save_pretrained": "registry.folder",
     "create_transform": "transforms",
     "resolve_data_config": "transforms",
 }

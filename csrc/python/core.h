@@ -51,7 +51,7 @@ void vp_py_mask_free(vp_py_mask *mask);
 
 /* -- options.c -- */
 
-/* The config from a dict of resolved options (see vitpool/config.py); -1 on failure. */
+/* The config from a dict of resolved options (see vitpool/config/); -1 on failure. */
 int vp_config_from_dict(PyObject *options, vp_config *config);
 PyObject *vp_config_to_dict(const vp_config *config);
 

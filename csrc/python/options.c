@@ -1,6 +1,6 @@
 /* A model's options as a dict of resolved names and numbers, both ways.
  *
- * vitpool/config.py turns timm's constructor arguments into this dict; here its values are
+ * vitpool/config/ turns timm's constructor arguments into this dict; here its values are
  * checked once more, since nothing unvalidated may reach the core.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "python/core.h"

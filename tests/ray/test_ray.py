@@ -25,6 +25,7 @@ from PIL import Image
 import vitpool
 from vitpool import embed
 from vitpool import ray as vitpool_ray
+from vitpool.embed.ray import count_rows
 
 PICTURES = 600
 BROKEN = (11, 500)
@@ -213,7 +214,7 @@ def test_the_command_goes_on_after_a_kill(pictures, expected, tmp_path) -> None:
         time.sleep(0.01)
     run.kill()
     run.wait()
-    assert 0 < vitpool_ray._count(out) < PICTURES
+    assert 0 < count_rows(out) < PICTURES
     done = subprocess.run(
         command(listing, out), env=env, capture_output=True, text=True, timeout=300
     )
@@ -228,4 +229,4 @@ def test_a_file_that_a_killed_run_was_writing_is_no_obstacle(tmp_path) -> None:
     data = (tmp_path / "whole.parquet").read_bytes()
     for length in (0, 4, len(data) // 2, len(data) - 1):
         (tmp_path / "begun.parquet").write_bytes(data[:length])
-        assert vitpool_ray._count(tmp_path) == 3
+        assert count_rows(tmp_path) == 3

@@ -23,7 +23,6 @@ from golden import recipe
 from timm.models import _builder
 from timm.models import vision_transformer as vit
 
-from vitpool import registry
 from vitpool.checkpoint import (
     Spec,
     build_with_checkpoint,
@@ -31,6 +30,7 @@ from vitpool.checkpoint import (
     load_checkpoint,
     open_state_dict,
 )
+from vitpool.registry.create import plan_model
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64, "num_classes": 10}
 CLIP = TINY | {"pre_norm": True, "norm_layer": ("layernorm", 1e-5), "num_classes": 12}
@@ -309,7 +309,7 @@ def test_shapes_of_every_architecture_are_timms(name: str) -> None:
     """Keys, their order and shapes, without a weight in memory."""
     with torch.device("meta"):
         model = timm.create_model(name, weight_init="skip")
-    options = registry._plan(name).options
+    options = plan_model(name).options
     assert list(shapes_of(options).items()) == list(reference.shapes(model).items())
 
 

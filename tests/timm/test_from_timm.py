@@ -20,7 +20,7 @@ from torch import nn
 
 import vitpool
 from vitpool import from_timm
-from vitpool.live_timm import read_options
+from vitpool.checkpoint.live_timm import read_options
 
 NAMES = timm.list_models(module="vision_transformer")
 SMALL: dict[str, Any] = {

@@ -25,6 +25,8 @@ import vitpool
 from vitpool import registry
 from vitpool.checkpoint import Spec
 from vitpool.checkpoint.spec import resize_rule
+from vitpool.registry.create import plan_model
+from vitpool.registry.table import table, tags
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "make_registry.py"
 MODULE = "vision_transformer"
@@ -111,19 +113,19 @@ def test_script_writes_the_table_that_is_kept(tmp_path: Path) -> None:
 
 
 def test_table_was_made_with_this_timm() -> None:
-    assert registry._table()["timm"] == timm.__version__
+    assert table()["timm"] == timm.__version__
     # timm maps two names to a tag that it has renamed since, and raises.
     sam = {
         old: f"{new}_in1k" for old, new in DEPRECATED.items() if new.endswith(".sam")
     }
     assert len(sam) == 2
-    assert registry._table()["deprecated"] == DEPRECATED | sam
+    assert table()["deprecated"] == DEPRECATED | sam
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_equals_timms(name: str) -> None:
     tagged = with_tags(name)
-    assert [name + "." + tag for tag in registry._tags(name)] == tagged
+    assert [name + "." + tag for tag in tags(name)] == tagged
     for full in [name, *tagged]:
         want = _builder.resolve_pretrained_cfg(full).to_dict()
         assert registry.get_pretrained_cfg(full) == want
@@ -144,7 +146,7 @@ KWARGS: list[dict[str, Any]] = [
 def test_every_name_builds_with_timms_arguments(kwargs: dict[str, Any]) -> None:
     for name in NAMES:
         want, cfg = reaches_constructor(name, **kwargs)
-        plan = registry._plan(name, **kwargs)
+        plan = plan_model(name, **kwargs)
         ours = reference.timm_options(plan.options)
         assert comparable(ours) == comparable(want), name
         assert plan.cfg == tuples(cfg), name
@@ -154,17 +156,17 @@ def test_every_tag_builds_with_timms_arguments() -> None:
     for name in NAMES:
         for full in with_tags(name):
             want, cfg = reaches_constructor(full)
-            plan = registry._plan(full)
+            plan = plan_model(full)
             ours = reference.timm_options(plan.options)
             assert (comparable(ours), plan.cfg) == (comparable(want), cfg), full
             tag = full.split(".", 1)[1]
-            assert registry._plan(name, pretrained_cfg=tag) == plan
+            assert plan_model(name, pretrained_cfg=tag) == plan
 
 
 @pytest.mark.parametrize("old", DEPRECATED)
 def test_deprecated_name_maps_with_timms_warning(old: str) -> None:
     with pytest.warns(UserWarning, match=f"deprecated model name {old} to") as ours:
-        plan = registry._plan(old)
+        plan = plan_model(old)
     if DEPRECATED[old].endswith(".sam"):
         with pytest.warns(UserWarning, match=old), pytest.raises(RuntimeError):
             reaches_constructor(old)
@@ -242,7 +244,7 @@ def assert_same_outputs(ours: Any, model: Any) -> None:
 def test_every_name_has_timms_parameters(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-    options = registry._plan(name).options
+    options = plan_model(name).options
     assert Spec.from_options(options).shapes == reference.shapes(model)
 
 

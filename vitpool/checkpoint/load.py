@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..text import some
 from .adapt import convert_state_dict
 from .files import open_state_dict
 from .lazy import LazyTensor, Shape, StateDict, zeros
@@ -153,11 +154,9 @@ class Fit:
         _log.warning("%s", message)
 
 
-def _some(items: list[str], limit: int = 8) -> str:
-    """The first items, and how many more there are; names come from the file."""
-    shown = ", ".join(item[:120] for item in items[:limit])
-    more = len(items) - limit
-    return f"{len(items)}: {shown}" + (f" and {more} more" if more > 0 else "")
+def _some(items: list[str]) -> str:
+    """How many there are, and the first; names come from the file."""
+    return f"{len(items)}: {some(items)}"
 
 
 def what_would_fit(stored: Mapping[str, Shape], spec: Spec) -> list[str]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class names: those of a model's config, else ImageNet's, else the number."""
+"""What a classifier's outputs mean: names of the classes, and probabilities.
+
+Names are those of a model's config, else ImageNet's, else the number.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import gzip
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # number of classes -> the letter of the set in data/imagenet21k.txt.gz (see
 # tools/make_labels.py); as in timm, the count alone tells the sets apart
@@ -32,6 +38,13 @@ def imagenet(num_classes: int) -> tuple[tuple[str, str], ...] | None:
     else:
         return None
     return tuple((row[0], row[1]) for row in rows)
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax of logits (..., num_classes): each row sums to 1."""
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: NDArray[np.float32] = exp / exp.sum(axis=-1, keepdims=True)
+    return result
 
 
 class Labels:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm's constructor arguments, resolved to the plain options that the core takes.
 
 What is a Python class in timm (norm_layer, act_layer, mlp_layer, block_fn, attn_layer)
@@ -6,11 +7,19 @@ is a name here. Source: timm.models.vision_transformer.VisionTransformer.__init_
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
+from .checks import as_bool, as_float, as_int, as_pair
+
 POOLS = ("", "avg", "avgmax", "max", "token", "map", "prr")
+BLOCKS = (
+    "Block",
+    "ResPostBlock",
+    "ParallelScalingBlock",
+    "ParallelThingsBlock",
+    "DiffParallelScalingBlock",
+)
 INIT_MODES = ("", "jax", "jax_nlhb", "moco", "reset", "skip")
 
 _ACTS = {
@@ -25,16 +34,7 @@ _ACTS = {
 }
 _NORMS = {"layernorm": "layernorm", "rmsnorm": "rmsnorm"}
 _MLPS = {n.lower(): n for n in ("Mlp", "GluMlp", "SwiGLUPacked", "SwiGLU")}
-_BLOCKS = {
-    n.lower(): n
-    for n in (
-        "Block",
-        "ResPostBlock",
-        "ParallelScalingBlock",
-        "ParallelThingsBlock",
-        "DiffParallelScalingBlock",
-    )
-}
+_BLOCKS = {n.lower(): n for n in BLOCKS}
 _ATTNS = {
     "": "attn",
     "attn": "attn",
@@ -87,46 +87,6 @@ DEFAULTS: dict[str, Any] = {
 }
 _BOOLS = tuple(k for k, v in DEFAULTS.items() if isinstance(v, bool))
 _DROPS = tuple(k for k in DEFAULTS if k.endswith("drop_rate") or k == "drop_rate")
-
-
-def as_int(value: Any, what: str, least: int = 0) -> int:
-    """An int from anything with ``__index__`` that is not a bool."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an integer, not {type(value).__name__}")
-    number = operator.index(value)
-    if number < least:
-        raise ValueError(f"{what} must be at least {least}, not {number}")
-    return number
-
-
-def as_pair(value: Any, what: str) -> tuple[int, int]:
-    """(height, width) from one integer or two."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{what} must be one integer or two, not {value!r}")
-        return as_int(value[0], what, 1), as_int(value[1], what, 1)
-    number = as_int(value, what, 1)
-    return number, number
-
-
-def as_float(value: Any, what: str) -> float:
-    """A finite float from a real number."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what} must be a number, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond every float
-        number = float("inf")
-    if not abs(number) < float("inf"):
-        raise ValueError(f"{what} must be finite, not {number}")
-    return number
-
-
-def as_bool(value: Any, what: str) -> bool:
-    """A bool; NumPy's counts, other types do not."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
-        return bool(value)
-    raise TypeError(f"{what} must be True or False, not {value!r}")
 
 
 def _name(value: Any, what: str, names: Mapping[str, str], default: str) -> str:
@@ -267,55 +227,3 @@ def resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "dynamic_img_size": a["dynamic_img_size"],
         "dynamic_img_pad": a["dynamic_img_pad"],
     }
-
-
-def arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments that give these options, without those at default."""
-    o = options
-    hidden, dim = o["mlp_hidden"], o["embed_dim"]
-    ratio = hidden / dim
-    while int(dim * ratio) < hidden:  # the division rounded down
-        ratio = ratio * (1.0 + 2.0**-52)
-    norm_layer: Any = (o["norm_layer"], _short(o["norm_eps"]))
-    embed_norm: Any = None
-    if o["embed_norm_layer"] != "identity":
-        embed_norm = (o["embed_norm_layer"], _short(o["embed_norm_eps"]))
-    final_norm = o["norm"] or o["fc_norm"]
-    full = {
-        "img_size": _single(o["img_size"]),
-        "patch_size": _single(o["patch_size"]),
-        "mlp_ratio": ratio,
-        "init_values": _short(o["init_values"]) if o["has_init_values"] else None,
-        "pos_embed": "learn" if o["pos_embed"] else "none",
-        "final_norm": final_norm,
-        "fc_norm": o["fc_norm"] if final_norm else None,
-        "norm_layer": None if norm_layer == ("layernorm", 1e-6) else norm_layer,
-        "embed_norm_layer": embed_norm,
-        "act_layer": None if o["act_layer"] == "gelu" else o["act_layer"],
-    }
-    for name in DEFAULTS:
-        if name not in full and name in o:
-            full[name] = o[name]
-    default_fc_norm = o["global_pool"] in ("avg", "avgmax", "max")
-    if full["fc_norm"] == default_fc_norm:
-        full["fc_norm"] = None
-    return {k: full[k] for k in DEFAULTS if k in full and full[k] != DEFAULTS[k]}
-
-
-def _single(pair: tuple[int, int]) -> int | tuple[int, int]:
-    return pair[0] if pair[0] == pair[1] else pair
-
-
-def _short(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
-    for digits in range(1, 10):
-        short = float(f"{value:.{digits}g}")
-        if _float32(short) == _float32(value):
-            return short
-    return value
-
-
-def _float32(value: float) -> float:
-    import struct
-
-    return float(struct.unpack("f", struct.pack("f", value))[0])

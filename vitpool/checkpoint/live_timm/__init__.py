@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A live timm VisionTransformer as ours, with its weights and its configuration.
+
+The module is read as it stands, not as it was built: after `reset_classifier`,
+`prune_intermediate_layers` or a new head by hand. Modules are known by class and by
+attributes; neither torch nor timm is imported.
+"""
+
+from __future__ import annotations
+
+from .build import from_timm
+from .options import read_options
+
+__all__ = ["from_timm", "read_options"]

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `vitpool` command: classify, embed, attention, info, list, convert, benchmark.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 all done; 1 some pictures
+could not be read (each is named, the rest is done); 2 wrong usage, or it cannot run.
+Option names are those of timm's inference.py where they mean the same.
+"""
+
+from __future__ import annotations
+
+from .command import build_parser, main
+from .errors import CANNOT, OK, SOME_FAILED, StrictError, UsageError
+from .options import (
+    DEFAULT_MODEL,
+    load_model,
+    make_transform,
+    model_arguments,
+    transform_arguments,
+)
+from .progress import progress
+
+__all__ = [
+    "CANNOT",
+    "DEFAULT_MODEL",
+    "OK",
+    "SOME_FAILED",
+    "StrictError",
+    "UsageError",
+    "build_parser",
+    "load_model",
+    "main",
+    "make_transform",
+    "model_arguments",
+    "progress",
+    "transform_arguments",
+]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vitpool info`: tell about a model, or about this build."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from typing import Any
+
+from .errors import OK
+from .options import (
+    AS_JSON,
+    DEFAULT_MODEL,
+    is_weights,
+    load_model,
+    model_options,
+    size_options,
+)
+from .progress import print_json
+
+
+def add(commands: Any) -> None:
+    """The command's own arguments."""
+    sub = commands.add_parser(
+        "info",
+        parents=[model_options(), size_options()],
+        help="tell about a model, or about this build",
+    )
+    sub.add_argument("--json", **AS_JSON)
+    sub.add_argument("--build", action="store_true", help="about this build only")
+    sub.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from .. import __version__, show_config
+
+    about: dict[str, Any] = {"version": __version__, **show_config()}
+    if not args.build:
+        from ..transforms import resolve_data_config
+
+        # without weights: what a name stands for must be told without a download
+        own = is_weights(args.model) or os.path.isdir(args.model)
+        model = load_model(args, pretrained=own or args.model == DEFAULT_MODEL)
+        cfg = model.pretrained_cfg or {}
+        shapes = model.param_shapes()
+        count = sum(math.prod(shape) for shape in shapes.values())
+        about = {
+            "model": args.model,
+            "architecture": cfg.get("architecture"),
+            "parameters": count,
+            "memory_bytes": model.memory_bytes()["weights"],
+            "dtype": str(model.dtype),
+            "num_classes": model.num_classes,
+            "global_pool": model.global_pool,
+            "embed_dim": model.embed_dim,
+            "depth": len(model.blocks),
+            "num_prefix_tokens": model.num_prefix_tokens,
+            "grid_size": list(model.patch_embed.grid_size),
+            "license": cfg.get("license"),
+            "weights": cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url"),
+            "input": resolve_data_config(model),
+            "build": about,
+        }
+    if args.json:
+        print_json(about)
+    else:
+        for key, value in about.items():
+            if isinstance(value, dict):
+                print(f"{key}:")
+                for inner, text in value.items():
+                    print(f"  {inner}: {text}")
+            else:
+                print(f"{key}: {value}")
+    return OK

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that commands share, and what they ask for: a model, a transform."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+from typing import Any
+
+from .errors import UsageError
+
+DEFAULT_MODEL = "vit_digits"
+AS_JSON: dict[str, Any] = {"action": "store_true", "help": "print JSON"}
+
+
+class _KeyValues(argparse.Action):
+    """`--model-kwargs a=1 b=x`: Python literals, else text, as in timm."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        out: dict[str, Any] = {}
+        for item in values:
+            key, equals, text = item.partition("=")
+            if not equals or not key:
+                parser.error(f"{option_string}: {item!r} is not KEY=VALUE")
+            try:
+                out[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                out[key] = text
+        setattr(namespace, self.dest, out)
+
+
+def count(least: int) -> Any:
+    """A type for argparse: an integer of at least so much."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value}, allowed is {least} or more")
+        return value
+
+    return parse
+
+
+def model_options() -> argparse.ArgumentParser:
+    """Which model, with which weights."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        default=DEFAULT_MODEL,
+        help="a name (`vitpool list`), hf-hub:org/name[@rev], a folder in timm's hub "
+        f"layout, or a weights file with --arch (default {DEFAULT_MODEL})",
+    )
+    add("--arch", metavar="NAME", help="architecture of a bare weights file")
+    add("--checkpoint", metavar="PATH", help="weights to load in place of the model's")
+    add(
+        "--pretrained",
+        action="store_true",
+        default=None,
+        help="use the model's own weights",
+    )
+    add("--num-classes", type=count(0), metavar="N", help="classes of the model")
+    add(
+        "--gp",
+        "--global-pool",
+        dest="global_pool",
+        metavar="POOL",
+        help="avg, avgmax, max, token, map, prr",
+    )
+    add("--in-chans", type=count(1), metavar="N", help="input channels")
+    add(
+        "--model-kwargs",
+        nargs="*",
+        action=_KeyValues,
+        default={},
+        metavar="KEY=VALUE",
+        help="more options of the model",
+    )
+    add(
+        "--dtype",
+        "--model-dtype",
+        dest="dtype",
+        default="float32",
+        metavar="TYPE",
+        help="type of the weights in memory (default float32)",
+    )
+    add("--threads", type=count(1), metavar="N", help="compute threads")
+    return parser
+
+
+def size_options() -> argparse.ArgumentParser:
+    """The size of the input."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument_group("input size").add_argument
+    add("--img-size", type=count(1), metavar="N", help="side of the input picture")
+    add(
+        "--input-size",
+        nargs=3,
+        type=count(1),
+        metavar="N",
+        help="channels, height and width",
+    )
+    return parser
+
+
+def picture_options(batch_size: int) -> argparse.ArgumentParser:
+    """How pictures are read and prepared."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("pictures")
+    add = group.add_argument
+    add("--crop-pct", type=float, metavar="X", help="part of the picture kept")
+    add("--crop-mode", choices=("center", "squash", "border"))
+    add("--mean", type=float, nargs="+", metavar="X", help="mean of the pixels, 0 to 1")
+    add("--std", type=float, nargs="+", metavar="X", help="their standard deviation")
+    add("--interpolation", metavar="NAME", help="bilinear, bicubic, lanczos, ...")
+    add("--exif", action="store_true", help="turn pictures as their EXIF data says")
+    add(
+        "-b",
+        "--batch-size",
+        type=count(1),
+        default=batch_size,
+        metavar="N",
+        help=f"pictures computed at once (default {batch_size})",
+    )
+    add("-j", "--workers", type=count(1), metavar="N", help="decoding threads")
+    add("--strict", action="store_true", help="stop at a picture that cannot be read")
+    add("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def is_weights(path: str) -> bool:
+    """Whether a name is that of a bare weights file."""
+    from ..registry.folder import WEIGHT_SUFFIXES
+
+    return path.endswith(WEIGHT_SUFFIXES) and not os.path.isdir(path)
+
+
+def _stored_classes(path: str) -> int | None:
+    """Number of classes in a safetensors file; None where it cannot be told."""
+    if not path.endswith(".safetensors"):
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        names = set(file.keys())
+        if "head.weight" in names:
+            return int(file.get_slice("head.weight").get_shape()[0])
+    return 0
+
+
+def model_arguments(
+    args: argparse.Namespace, pretrained: bool = True
+) -> dict[str, Any]:
+    """What the options ask of `create_model`, its name included.
+
+    pretrained: the model's own weights are wanted unless --checkpoint gives others.
+    """
+    options: dict[str, Any] = dict(args.model_kwargs)
+    name, checkpoint, classes = args.model, args.checkpoint, args.num_classes
+    if is_weights(name):
+        if not args.arch:
+            raise UsageError(
+                f"{name} is a bare weights file: say its architecture with --arch (see "
+                "`vitpool list`), or give the folder with its config.json"
+            )
+        if not os.path.isfile(name):
+            raise FileNotFoundError(f"{name}: no such file")
+        if checkpoint:
+            raise UsageError("--checkpoint and a weights file as --model are two files")
+        checkpoint, name = name, args.arch
+        classes = _stored_classes(checkpoint) if classes is None else classes
+    elif args.arch:
+        raise UsageError(f"--arch is for a weights file as --model, not for {name}")
+    elif os.path.isdir(name):
+        name = f"local-dir:{os.path.abspath(name)}"
+    if args.input_size:
+        options.setdefault("in_chans", args.input_size[0])
+        options.setdefault("img_size", tuple(args.input_size[1:]))
+    elif args.img_size:
+        options.setdefault("img_size", args.img_size)
+    if args.in_chans:
+        options.setdefault("in_chans", args.in_chans)
+    return {
+        "name": name,
+        "pretrained": bool(args.pretrained or (pretrained and not checkpoint)),
+        "num_classes": classes,
+        "global_pool": args.global_pool,
+        "checkpoint_path": os.path.abspath(checkpoint) if checkpoint else None,
+        "dtype": args.dtype,
+        **options,
+    }
+
+
+def load_model(args: argparse.Namespace, pretrained: bool = True) -> Any:
+    """Create the model that the options describe."""
+    from .. import create_model, set_num_threads
+
+    if args.threads:
+        set_num_threads(args.threads)
+    return create_model(**model_arguments(args, pretrained))
+
+
+def transform_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options ask of the transform."""
+    keys = ["input_size", "img_size", "in_chans", "interpolation", "mean", "std"]
+    keys += ["crop_pct", "crop_mode", "exif"]
+    return {key: getattr(args, key) for key in keys if getattr(args, key)}
+
+
+def make_transform(args: argparse.Namespace, model: Any) -> Any:
+    """The transform of the model under the options."""
+    from ..transforms import create_transform, resolve_data_config
+
+    options = transform_arguments(args)
+    exif = options.pop("exif", False)
+    return create_transform(**resolve_data_config(model, **options), exif=exif)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""timm's constructor arguments: checks, the options of the core, the way back."""
+
+from __future__ import annotations
+
+from .arguments import arguments_of, mlp_ratio_of
+from .checks import as_bool, as_float, as_int, as_pair
+from .options import BLOCKS, DEFAULTS, INIT_MODES, POOLS, resolve
+
+__all__ = [
+    "BLOCKS",
+    "DEFAULTS",
+    "INIT_MODES",
+    "POOLS",
+    "arguments_of",
+    "as_bool",
+    "as_float",
+    "as_int",
+    "as_pair",
+    "mlp_ratio_of",
+    "resolve",
+]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of pictures and vectors as Arrow tables (pyarrow, extra `parquet`)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..transforms import Batch
+from .embedder import Embedder
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def need_pyarrow() -> None:
+    """ImportError where pyarrow is missing or too old, with what to install."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ImportError(
+            "embeddings need pyarrow: pip install 'vitpool[parquet]'"
+        ) from error
+    if int(pyarrow.__version__.partition(".")[0]) < 26:
+        # 17 to 24 cannot write a null in a column of fixed-size lists to Parquet, 25
+        # cannot read it again
+        raise ImportError(
+            "embeddings need pyarrow 26 or later (so Python 3.11), for null vectors "
+            f"in Parquet; found {pyarrow.__version__}"
+        )
+
+
+def schema(sizes: dict[str, int]) -> pyarrow.Schema:
+    """The columns: path, a vector for each pool, error."""
+    import pyarrow as pa
+
+    vectors = [(pool, pa.list_(pa.float32(), size)) for pool, size in sizes.items()]
+    return pa.schema([("path", pa.string()), *vectors, ("error", pa.string())])
+
+
+def table(
+    paths: Sequence[str],
+    vectors: dict[str, NDArray[np.float32]],
+    good: Sequence[int],
+    errors: dict[int, str],
+) -> pyarrow.Table:
+    """Rows in the order of paths; vectors[pool] has a row for each index in good."""
+    import pyarrow as pa
+
+    missing = np.ones(len(paths), bool)
+    missing[list(good)] = False
+    columns: list[Any] = [pa.array([text(p) for p in paths], pa.string())]
+    for rows in vectors.values():
+        full = np.zeros((len(paths), rows.shape[1]), np.float32)
+        full[list(good)] = rows
+        columns.append(
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(full.ravel()), rows.shape[1], mask=pa.array(missing)
+            )
+        )
+    columns.append(pa.array([errors.get(i) for i in range(len(paths))], pa.string()))
+    sizes = {pool: rows.shape[1] for pool, rows in vectors.items()}
+    return pa.Table.from_arrays(columns, schema=schema(sizes))
+
+
+def text(path: str) -> str:
+    """A path as text that Parquet can hold: names need not be UTF-8 on Linux."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+class Rows:
+    """Rows that wait until their part is whole: at most a part and a batch of them."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.sizes, self.count = embedder.sizes, 0
+        self.rows: deque[tuple[str, dict[str, Any] | None, str | None]] = deque()
+
+    def add(self, batch: Batch, vectors: dict[str, NDArray[np.float32]]) -> None:
+        """Take in a batch and the vectors of those of it that could be read."""
+        place = {index: row for row, index in enumerate(batch.good)}
+        for index, source in enumerate(batch.sources):
+            row = place.get(index)
+            own = None if row is None else {p: v[row] for p, v in vectors.items()}
+            self.rows.append((source, own, batch.errors.get(index)))
+        self.count += len(batch.sources)
+
+    def take(self, count: int) -> tuple[pyarrow.Table, int]:
+        """The first rows as a table, and how many of them failed."""
+        taken = [self.rows.popleft() for _ in range(count)]
+        self.count -= count
+        good = [i for i, row in enumerate(taken) if row[1] is not None]
+        errors = {i: row[2] for i, row in enumerate(taken) if row[2] is not None}
+        vectors = {
+            pool: np.array([taken[i][1][pool] for i in good], np.float32).reshape(  # type: ignore[index]
+                len(good), size
+            )
+            for pool, size in self.sizes.items()
+        }
+        return table([row[0] for row in taken], vectors, good, errors), len(errors)

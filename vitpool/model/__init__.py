@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VisionTransformer: timm's interface on the C core, and the parts of a model."""
+
+from __future__ import annotations
+
+from .copying import _rebuild as _rebuild  # pickles name it here
+from .parts import FcNorm, Float32, Module, PatchEmbed
+from .vit import IncompatibleKeys, VisionTransformer
+
+__all__ = [
+    "FcNorm",
+    "Float32",
+    "IncompatibleKeys",
+    "Module",
+    "PatchEmbed",
+    "VisionTransformer",
+]

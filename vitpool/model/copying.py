@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as another: a copy, a pickle, a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .facts import Facts
+from .parts import Float32
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Copying(Facts):
+    """The part of VisionTransformer that copies, pickles and shows."""
+
+    def __copy__(self) -> Self:
+        copy = type(self).__new__(type(self))
+        copy._adopt(self)
+        copy._init_state()
+        copy._pretrained_cfg = dict(self._pretrained_cfg)
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Weights never change in place, so that a copy may share them.
+        copy = memo[id(self)] = self.__copy__()
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        now = self.__copy__()
+        cfg = self._pretrained_cfg
+        return _rebuild, (type(self), now.config, now.state_dict(), cfg)
+
+    def _facts(self) -> dict[str, str]:
+        options = self._options()
+        count = sum(int(np.prod(s)) for s in self.param_shapes().values())
+        name = self._pretrained_cfg.get("architecture") or "VisionTransformer"
+        tag = self._pretrained_cfg.get("tag")
+        return {
+            "architecture": f"{name}.{tag}" if tag else str(name),
+            "image": _by(options["img_size"]),
+            "patch": _by(options["patch_size"]),
+            "width x depth, heads": f"{options['embed_dim']} x {options['depth']}, "
+            f"{options['num_heads']}",
+            "pool": repr(options["global_pool"]),
+            "classes": str(options["num_classes"]),
+            "parameters": f"{count:,}",
+            "dtype": "float32",
+            "memory": f"{self.memory_bytes()['weights'] / 1e6:.1f} MB",
+        }
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        name = facts.pop("architecture")
+        rows = "\n".join(f"  {k}: {v}" for k, v in facts.items())
+        head = name if name == "VisionTransformer" else f"VisionTransformer {name}"
+        return f"{head}(\n{rows}\n)"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(k)}</th>"
+            f"<td style='text-align:left'>{html.escape(v)}</td></tr>"
+            for k, v in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+
+def _rebuild(
+    cls: type[Copying],
+    config: dict[str, Any],
+    weights: dict[str, Float32],
+    pretrained_cfg: dict[str, Any],
+) -> Copying:
+    model = cls(**config, weights=weights)
+    model.pretrained_cfg = pretrained_cfg
+    return model
+
+
+_rebuild.__module__ = "vitpool.model"  # what pickles name, whichever file it is in
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} x {pair[1]}"

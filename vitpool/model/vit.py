@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VisionTransformer: timm's interface on the C core.
+
+Source: timm.models.vision_transformer.VisionTransformer (timm 1.0.31). Shapes: B
+images, N tokens (class and register tokens, then patches), C embed_dim, H heads, K
+num_classes. Inputs are anything that NumPy, ``__dlpack__`` (CPU) or ``__array__`` can
+give, float32 or converted from float16, float64, bfloat16; outputs are new float32
+arrays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, SupportsIndex, overload
+
+import numpy as np
+
+from ..config import DEFAULTS, INIT_MODES, as_int, as_pair, resolve
+from ..text import some
+from .attention import named_maps, wanted_maps
+from .copying import Copying
+from .intermediates import arrange, take_indices
+from .parts import Float32, Module, share
+from .positions import pos_embed_for, resized_weights
+
+# What _core's _run gives out.
+_NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What load_state_dict found, as torch names it."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class VisionTransformer(Copying):
+    """timm's VisionTransformer with timm's constructor names and defaults.
+
+    norm_layer, embed_norm_layer: 'layernorm', 'rmsnorm' or (name, eps); act_layer:
+    'gelu', 'gelu_tanh', 'quick_gelu', 'silu', 'relu'; mlp_layer: 'Mlp', 'GluMlp',
+    'SwiGLUPacked', 'SwiGLU'; block_fn: 'Block', 'ResPostBlock', 'ParallelScalingBlock',
+    'ParallelThingsBlock', 'DiffParallelScalingBlock'; attn_layer: 'attn', 'diff'. Drop
+    rates are accepted and do nothing: this is inference.
+
+    dtype: 'float32'. seed: of the fresh weights (None: a new one each time);
+    distributions are timm's, the bit stream is not torch's. weights: a mapping of
+    exactly the state dict's keys to arrays, from which the model is built instead, one
+    tensor at a time.
+
+    TypeError: an unknown option or a wrong type. ValueError: a wrong value.
+    """
+
+    # What pickles name, whichever file it is in.
+    __module__ = "vitpool.model"
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        *args: Any,
+        dtype: str = "float32",
+        seed: int | None = None,
+        weights: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        names = list(DEFAULTS)
+        given = [img_size, patch_size, in_chans, num_classes, global_pool, *args]
+        if len(given) > len(names):
+            raise TypeError(
+                f"at most {len(names)} positional arguments, not {len(given)}"
+            )
+        arguments = dict(zip(names, given, strict=False))
+        twice = [k for k in kwargs if k in arguments]
+        if twice:
+            raise TypeError(f"{twice[0]} is given twice")
+        arguments.update(kwargs)
+        _check_dtype(dtype)
+        mode = arguments.get("weight_init", "")
+        if not isinstance(mode, str):
+            raise TypeError(f"weight_init must be a str, not {type(mode).__name__}")
+        if mode not in INIT_MODES:
+            raise ValueError(
+                f"weight_init must be one of {', '.join(map(repr, INIT_MODES))}, "
+                f"not {mode!r}"
+            )
+        options = resolve(arguments)
+        if weights is not None and not hasattr(weights, "keys"):
+            raise TypeError(f"weights must be a mapping, not {type(weights).__name__}")
+        super().__init__(
+            options,
+            weights=weights,
+            seed=_seed(seed),
+            weight_init="reset" if mode == "skip" else mode,
+            fix_init=bool(arguments.get("fix_init", False)),
+        )
+        if weights is not None:
+            extra = sorted(set(weights.keys()) - set(self.param_shapes()))
+            if extra:
+                raise ValueError(
+                    f"weights has unexpected keys: {some(map(repr, extra))}"
+                )
+        self._init_state()
+
+    # -- forward --
+
+    def __call__(
+        self,
+        x: Any,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        return_attn: Sequence[int | str] | None = None,
+    ) -> Any:
+        """The same as forward."""
+        return self.forward(x, attn_mask, is_causal, return_attn)
+
+    @overload
+    def forward(
+        self,
+        x: Any,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+        return_attn: None = ...,
+    ) -> Float32: ...
+    @overload
+    def forward(
+        self,
+        x: Any,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+        *,
+        return_attn: Sequence[int | str],
+    ) -> tuple[Float32, dict[int | str, Float32]]: ...
+    @overload
+    def forward(
+        self,
+        x: Any,
+        attn_mask: Any,
+        is_causal: bool,
+        return_attn: Sequence[int | str] | None,
+    ) -> Any: ...
+    def forward(
+        self,
+        x: Any,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        return_attn: Sequence[int | str] | None = None,
+    ) -> Any:
+        """Logits (B, K) of images x, shape (B, in_chans, height, width).
+
+        Without a head pooled features (B, C); without a pool the same for each token.
+        attn_mask: bool (False: not seen) or float (added to the scores), broadcast to
+        (B, H, N, N). return_attn: blocks by index and 'attn_pool'; then gives (logits,
+        {key: weights (B, H, N, N)}); the 'map' pool's are (B, H, 1, patches).
+        """
+        if return_attn is None:
+            return self._forward(x, _LOGITS, attn_mask, is_causal)[0]
+        keys, maps = wanted_maps(self._options(), return_attn)
+        out, _, arrays, _ = self._forward(x, _LOGITS, attn_mask, is_causal, maps=maps)
+        return out, named_maps(self, keys, maps, arrays)
+
+    def forward_features(
+        self, x: Any, attn_mask: Any = None, is_causal: bool = False
+    ) -> Float32:
+        """Tokens (B, N, C) after the last block and `norm`, of images x."""
+        features: Float32 = self._forward(x, _FEATURES, attn_mask, is_causal)[0]
+        return features
+
+    def _forward(
+        self,
+        x: Any,
+        output: int,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """_core's _run, with the position embedding of the images' own grid."""
+        if not self._options()["dynamic_img_size"]:
+            return self._run(x, output, attn_mask, is_causal, **kwargs)
+        if not hasattr(x, "shape"):
+            x = np.asarray(x)
+        while True:  # again where another thread has changed the model meanwhile
+            serial = self._serial
+            pos_embed = pos_embed_for(self, x, serial)
+            result = self._run(
+                x,
+                output,
+                attn_mask,
+                is_causal,
+                pos_embed=pos_embed,
+                serial=serial,
+                **kwargs,
+            )
+            if result is not None:
+                return result
+
+    def forward_intermediates(
+        self,
+        x: Any,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+    ) -> Any:
+        """Outputs of chosen blocks, and the final features.
+
+        indices: the last n blocks, these blocks, or all (None). norm: apply the final
+        norm to each (with fc_norm there is none, as in timm). output_fmt: 'NCHW' for
+        (B, C, rows, columns), 'NLC' for (B, patches, C). return_prefix_tokens: pairs
+        (spatial, prefix). stop_early: run no block after the last that is wanted.
+        Gives (features (B, N, C), list), the list alone (intermediates_only), or a dict
+        (output_dict) of 'image_intermediates', 'image_intermediates_prefix' and
+        'image_features'.
+        """
+        if not isinstance(output_fmt, str):
+            raise TypeError(
+                f"output_fmt must be a str, not {type(output_fmt).__name__}"
+            )
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
+        depth = self._options()["depth"]
+        taken, last = take_indices(depth, indices)
+        if not hasattr(x, "shape"):
+            x = np.asarray(x)
+        blocks = sorted(set(taken))
+        output = _NOTHING if intermediates_only else _FEATURES
+        final, arrays, _, _ = self._forward(
+            x,
+            output,
+            attn_mask,
+            is_causal,
+            depth=last + 1 if stop_early or intermediates_only else depth,
+            taps=[(i, int(bool(norm))) for i in blocks],
+        )
+        grid = None
+        if output_fmt == "NCHW":
+            grid = self._grid(int(x.shape[2]), int(x.shape[3]))
+        return arrange(
+            final,
+            arrays,
+            self.num_prefix_tokens,
+            grid,
+            return_prefix_tokens=return_prefix_tokens,
+            intermediates_only=intermediates_only,
+            output_dict=output_dict,
+        )
+
+    def get_intermediate_layers(
+        self,
+        x: Any,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        attn_mask: Any = None,
+    ) -> list[Any]:
+        """DINO's interface: forward_intermediates' list, 'NCHW' with reshape."""
+        layers: list[Any] = self.forward_intermediates(
+            x,
+            n,
+            return_prefix_tokens=return_prefix_tokens,
+            norm=norm,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+            attn_mask=attn_mask,
+        )
+        return layers
+
+    def profile(self, x: Any) -> dict[str, Any]:
+        """Where one forward of x spends its time.
+
+        Gives 'total' (seconds) and for each op 'seconds', 'flops' (of its matrix
+        products) and 'calls'. Costs nothing when it is not asked for.
+        """
+        profile: dict[str, Any] = self._forward(x, _LOGITS, profile=True)[3]
+        return profile
+
+    def preprocess(self, images: Any, **kwargs: Any) -> Float32:
+        """Pictures to a batch (B, in_chans, height, width) for this model.
+
+        images: paths, bytes, PIL images or uint8 arrays. See vitpool.transforms.
+        """
+        from ..transforms import preprocess
+
+        batch: Float32 = preprocess(images, self, **kwargs)
+        return batch
+
+    # -- changes --
+
+    def reset_classifier(
+        self,
+        num_classes: SupportsIndex,
+        global_pool: str | None = None,
+        *,
+        add_attn_pool: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        """New classifier of num_classes outputs (0: none), and another pool if given.
+
+        The head is freshly initialised. An attention pool is kept, bit for bit and as
+        the same object, as long as the pool stays 'map' (or 'prr'); another pool drops
+        it. A pool that needs an attention pool the model lacks is refused, unless
+        add_attn_pool=True makes a fresh one. Norms stay where they are. A call that
+        raises changes nothing.
+
+        TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
+        negative count, a pool that is unknown or not possible here.
+        """
+        held = self._pool_module
+        before = share(self)
+        super().reset_classifier(
+            num_classes,
+            global_pool,
+            add_attn_pool=add_attn_pool,
+            seed=_seed(seed),
+        )
+        # Who still holds what is gone from the model keeps its weights.
+        self._head._model, self._head = before, Module(self, "head")
+        if held is not None and held[0] != self._pool_serial:
+            held[1]._model = before
+            self._pool_module = None
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Takes the parameters of a mapping from timm's keys to arrays; atomic.
+
+        strict: every key must be there and no other. Gives (missing_keys,
+        unexpected_keys). ValueError: keys (strict) or shapes that do not fit;
+        TypeError: no mapping, or a dtype that is no float. Then nothing has changed.
+        """
+        if not hasattr(state_dict, "keys") or not hasattr(state_dict, "__getitem__"):
+            raise TypeError(
+                f"state_dict must be a mapping, not {type(state_dict).__name__}"
+            )
+        expected = self.param_shapes()
+        keys = list(state_dict.keys())
+        missing = [k for k in expected if k not in state_dict]
+        unexpected = [k for k in keys if k not in expected]
+        if strict and (missing or unexpected):
+            parts = []
+            if missing:
+                parts.append(f"missing keys: {some(map(repr, missing))}")
+            if unexpected:
+                parts.append(
+                    f"unexpected keys: {some(repr(str(k)) for k in unexpected)}"
+                )
+            raise ValueError(f"state_dict does not fit; {'; '.join(parts)}")
+        self._replace(None, state_dict)
+        return IncompatibleKeys(missing, unexpected)
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Another image or patch size in pixels; embeddings resampled as in timm."""
+        serial = self._serial
+        old = self._options()
+        options = dict(old)
+        if img_size is not None:
+            options["img_size"] = as_pair(img_size, "img_size")
+        if patch_size is not None:
+            options["patch_size"] = as_pair(patch_size, "patch_size")
+        weights = resized_weights(self, options, old)
+        if not self._replace(options, weights, serial):
+            # Another thread has changed the model meanwhile: again, on what it is now.
+            self.set_input_size(img_size, patch_size)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drops the blocks after the last of indices, and norm and head if wanted.
+
+        Gives the indices that were kept.
+        """
+        serial = self._serial
+        options = self._options()
+        taken, last = take_indices(options["depth"], indices)
+        options["depth"] = last + 1
+        if prune_norm:
+            options["norm"] = False
+        if prune_head:
+            options.update(fc_norm=False, num_classes=0, global_pool="")
+        if not self._replace(options, {}, serial):  # changed by another thread: again
+            return self.prune_intermediate_layers(indices, prune_norm, prune_head)
+        return taken
+
+
+def _seed(seed: int | None) -> int:
+    """64 bits: the caller's, or random ones."""
+    if seed is None:
+        return int.from_bytes(os.urandom(8), "little")
+    number = as_int(seed, "seed")
+    if number >= 2**64:
+        raise ValueError(f"seed must be below 2**64, not {number}")
+    return number
+
+
+def _check_dtype(dtype: Any) -> None:
+    if not isinstance(dtype, str):
+        raise TypeError(f"dtype must be a str ('float32'), not {type(dtype).__name__}")
+    supported: tuple[Literal["float32"]] = ("float32",)
+    if dtype not in supported:
+        raise ValueError(f"dtype must be 'float32', not {dtype!r}")

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of blocks and pools as numbers: one for each patch, (rows, columns)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Heat = NDArray[np.float32]
+
+
+def _grid(model: Any, x: NDArray[Any]) -> tuple[int, int]:
+    """Patches down and across; with padding the last ones hang over."""
+    height, width = model.patch_embed.patch_size
+    return -(-x.shape[-2] // height), -(-x.shape[-1] // width)
+
+
+def query(model: Any, x: NDArray[Any], attention: NDArray[Any]) -> NDArray[Any]:
+    """(..., Nq, Nk) to (..., Nk): the class token's row, else the mean over queries."""
+    rows, columns = _grid(model, x)
+    prefix = attention.shape[-1] - rows * columns  # none, where a pool leaves it out
+    if attention.shape[-2] == 1 or (model.has_class_token and prefix > 0):
+        first: NDArray[Any] = attention[..., 0, :]
+        return first
+    mean: NDArray[Any] = attention.mean(axis=-2)
+    return mean
+
+
+def patches(model: Any, x: NDArray[Any], weights: NDArray[Any]) -> Heat:
+    """(..., Nk) to (..., rows, columns): the prefix tokens' share is left out."""
+    rows, columns = _grid(model, x)
+    prefix = weights.shape[-1] - rows * columns
+    return np.ascontiguousarray(
+        weights[..., prefix:].reshape(*weights.shape[:-1], rows, columns), np.float32
+    )
+
+
+def block_number(model: Any, layer: int) -> int:
+    """A block's number counted from the first; ValueError where there is none."""
+    depth = len(model.blocks)
+    if not -depth <= layer < depth:
+        raise ValueError(f"layer: {layer}, allowed is {-depth} to {depth - 1}")
+    return layer % depth
+
+
+def layer_key(model: Any, layer: int | str) -> int | str:
+    """'auto', 'pool', 'rollout', a number or a number as text, to its meaning."""
+    if isinstance(layer, str):
+        if layer == "auto":
+            return len(model.blocks) - 1 if model.attn_pool is None else "attn_pool"
+        if layer in ("pool", "attn_pool"):
+            if model.attn_pool is None:
+                raise ValueError(
+                    f"layer: the model pools by {model.global_pool!r}, which has no "
+                    "attention; give a block's number"
+                )
+            return "attn_pool"
+        if layer == "rollout":
+            return layer
+        try:
+            layer = int(layer)
+        except ValueError:
+            raise ValueError(
+                f"layer: {layer!r}, allowed are 'pool', 'rollout' and a block's number"
+            ) from None
+    return block_number(model, layer)
+
+
+def attention_maps(
+    model: Any, x: NDArray[np.float32], layer: int | str = "auto"
+) -> Heat:
+    """Attention paid to each patch: (B, heads, rows, columns).
+
+    x: model input (B, C, H, W). layer: 'pool' (map: what the latent attends to; prr), a
+    block's number (-1 is the last), 'rollout', or 'auto': the pool, else the last
+    block. Of a block, and of prr, it is the class token's attention, or the mean over
+    all tokens where there is none. The share that goes to prefix tokens is left out, so
+    that a map need not sum to 1.
+    """
+    key = layer_key(model, layer)
+    if key == "rollout":
+        return rollout(model, x)[:, None]
+    _, maps = model.forward(x, return_attn=[key])
+    return patches(model, x, query(model, x, maps[key]))
+
+
+def rollout(model: Any, x: NDArray[np.float32]) -> Heat:
+    """Attention rollout (Abnar and Zuidema, 2020): (B, rows, columns).
+
+    The product over the blocks of (mean over heads + identity) / 2, read at the class
+    token; of an attention pool, at its own attention; else the mean over tokens.
+    """
+    keys: list[Any] = list(range(len(model.blocks)))
+    if model.attn_pool is not None:
+        keys.append("attn_pool")
+    _, maps = model.forward(x, return_attn=keys)
+    tokens = maps[0].shape[-1]
+    flow = np.broadcast_to(np.eye(tokens), (x.shape[0], tokens, tokens))
+    for block in range(len(model.blocks)):
+        step = (maps[block].mean(axis=1, dtype=np.float64) + np.eye(tokens)) / 2
+        flow = step @ flow
+    if model.attn_pool is None:
+        return patches(model, x, query(model, x, flow))
+    pool = query(model, x, maps["attn_pool"].mean(axis=1, dtype=np.float64))
+    left_out = tokens - pool.shape[-1]
+    return patches(model, x, np.einsum("bq,bqk->bk", pool, flow[:, left_out:]))
+
+
+def pool_weights(model: Any, x: NDArray[np.float32], pool: str) -> Heat:
+    """How much of each patch is in what a pool returns: (B, rows, columns), sum 1.
+
+    token: the class token's attention in the last block. avg: the same for all. max:
+    the share of channels that have their maximum at the patch. avgmax: half and half.
+    map, prr: the attention of the model's own pool. Raises ValueError where the model
+    has no such pool.
+    """
+    rows, columns = _grid(model, x)
+    if pool == "token":
+        if not model.has_class_token:
+            raise ValueError("pool: 'token', but the model has no class token")
+        heat = attention_maps(model, x, -1).mean(axis=1)
+    elif pool in ("map", "prr"):
+        if model.attn_pool is None or model.global_pool != pool:
+            raise ValueError(f"pool: {pool!r}, but the model has {model.global_pool!r}")
+        heat = attention_maps(model, x, "pool").mean(axis=1)
+    elif pool in ("avg", "max", "avgmax"):
+        heat = np.full((x.shape[0], rows, columns), 1 / (rows * columns), np.float32)
+        if pool != "avg":
+            features = model.forward_features(x)[:, -rows * columns :]
+            best = features.argmax(axis=1)
+            for image, row in enumerate(best):
+                count = np.bincount(row, minlength=rows * columns) / row.size
+                share = count.reshape(rows, columns)
+                heat[image] = share if pool == "max" else (heat[image] + share) / 2
+    else:
+        raise ValueError(
+            f"pool: {pool!r}, allowed are token, avg, max, avgmax, map and prr"
+        )
+    total: Heat = heat / heat.sum(axis=(1, 2), keepdims=True)
+    return total
+
+
+def pools_of(model: Any) -> list[str]:
+    """The pools that `pool_weights` can show for a model."""
+    own = [model.global_pool] if model.attn_pool is not None else []
+    return own + (["token"] if model.has_class_token else []) + ["avg", "max", "avgmax"]

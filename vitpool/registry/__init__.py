@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model names, their pretrained configurations, and `create_model`.
+
+The names are the 163 of timm 1.0.31's `vision_transformer.py` and our own `vit_digits`.
+What each stands for is data: `registry.json`, written from timm by
+`tools/make_registry.py` and read at the first question.
+"""
+
+from __future__ import annotations
+
+from .create import create_model, model_entrypoint
+from .names import (
+    get_arch_name,
+    get_pretrained_cfg,
+    is_model,
+    is_model_pretrained,
+    list_models,
+    list_pretrained,
+    split_model_name_tag,
+)
+from .table import PACKAGED
+
+__all__ = [
+    "PACKAGED",
+    "create_model",
+    "get_arch_name",
+    "get_pretrained_cfg",
+    "is_model",
+    "is_model_pretrained",
+    "list_models",
+    "list_pretrained",
+    "model_entrypoint",
+    "split_model_name_tag",
+]

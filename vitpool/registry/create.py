@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`create_model`: a name to a plan, a plan to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .names import current_name, get_arch_name, list_pretrained, parse_source
+from .table import PACKAGED, check_cfg, complete, registered_cfg, table, tuples
+
+if TYPE_CHECKING:
+    from ..model import VisionTransformer
+
+
+class Plan(NamedTuple):
+    """What `create_model` is about to build."""
+
+    arch: str
+    options: dict[str, Any]  # for VisionTransformer
+    cfg: dict[str, Any]  # becomes model.pretrained_cfg
+    source_size: Any  # img_size of the stored weights, where the folder says it
+
+
+def plan_model(
+    name: str,
+    pretrained_cfg: str | Mapping[str, Any] | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs: Any,
+) -> Plan:
+    """The constructor's options and the configuration, exactly as timm finds them."""
+    source, rest = parse_source(name)
+    source_args: dict[str, Any] = {}
+    if source:
+        if pretrained_cfg:
+            raise ValueError(f"{name} brings its own pretrained_cfg, got another")
+        from . import folder
+
+        where = f"{source}:{rest}"
+        arch, cfg, source_args = folder.load_model_config(where, cache_dir=cache_dir)
+        arch, _ = current_name(arch)
+    else:
+        arch, tag = current_name(rest, warn=True)
+        if isinstance(pretrained_cfg, str):
+            tag = pretrained_cfg or tag
+        if pretrained_cfg and not isinstance(pretrained_cfg, str):
+            check_cfg(pretrained_cfg, "pretrained_cfg")
+            cfg = dict(pretrained_cfg)
+        else:
+            cfg = registered_cfg(arch, tag)
+    if pretrained_cfg_overlay is not None:
+        check_cfg(pretrained_cfg_overlay, "pretrained_cfg_overlay")
+    cfg = complete(cfg, arch, pretrained_cfg_overlay)
+
+    args = {} if arch in PACKAGED else table()["models"][arch]["args"]
+    options = {key: tuples(value) for key, value in {**args, **source_args}.items()}
+    options.update((key, value) for key, value in kwargs.items() if value is not None)
+    # What the configuration says of the model where nothing else does.
+    if cfg.get("input_size"):
+        options.setdefault("in_chans", cfg["input_size"][0])
+        if cfg["fixed_input_size"]:
+            options.setdefault("img_size", cfg["input_size"][1:])
+    if cfg.get("num_classes", -1) >= 0:
+        options.setdefault("num_classes", cfg["num_classes"])
+    return Plan(arch, options, cfg, source_args.get("img_size"))
+
+
+# What timm's create_model takes and we do not, with what to do in its place.
+_REFUSED = {
+    "features_only": "use forward_intermediates or get_intermediate_layers",
+    "use_naflex": "there is no NaFlexVit here",
+    "pruned": "there are no pruned Vision Transformers",
+    "embed_layer": "PatchEmbed is the only one",
+    "pretrained_tag": "write the tag after the name, or as pretrained_cfg",
+}
+# What timm's create_model takes and has no meaning here: TorchScript, and the choice of
+# features_only, which timm too ignores without it.
+_INERT = ("scriptable", "exportable", "no_jit", "out_indices")
+
+
+def _weights_file(cfg: Mapping[str, Any], name: str, cache_dir: str | None) -> str:
+    """The file that a configuration's weights are in, fetched if need be."""
+    from . import folder
+
+    if cfg.get("source") == "local-dir":
+        return folder.weights_path(f"local-dir:{cfg['file']}")
+    if cfg.get("file"):
+        return str(cfg["file"])
+    if cfg.get("hf_hub_id"):
+        source, filename = f"hf-hub:{cfg['hf_hub_id']}", cfg.get("hf_hub_filename")
+        return folder.weights_path(source, filename=filename, cache_dir=cache_dir)
+    if cfg.get("url"):
+        raise ValueError(
+            f"the weights of {name} are not on the hub; download {cfg['url']} and pass "
+            "it as checkpoint_path"
+        )
+    arch = get_arch_name(name)
+    others = [n for n in list_pretrained() if get_arch_name(n) == arch]
+    raise ValueError(
+        f"no pretrained weights are registered for {name}; registered: "
+        f"{', '.join(others) or 'none'}; pretrained=False gives random ones"
+    )
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    global_pool: str | None = None,
+    checkpoint_path: str | Path | None = None,
+    dtype: str = "float32",
+    seed: int | None = None,
+    *,
+    pretrained_cfg: str | Mapping[str, Any] | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs: Any,
+) -> VisionTransformer:
+    """Create a model by its name in timm.
+
+    name: 'vit_base_patch16_224', with a tag 'vit_base_patch16_224.augreg_in21k',
+        'vit_digits' (ours, in the package), 'hf-hub:org/name[@revision]' or
+        'local-dir:path' (a folder in timm's hub layout).
+    pretrained: load the registered weights, from the hub or the folder.
+    num_classes, global_pool: the head; None is what the configuration says.
+    checkpoint_path: a weights file to load.
+    dtype: of the weights in memory. seed: of the random weights, where any are made.
+    pretrained_cfg: a tag, or a configuration in place of the registered one;
+        pretrained_cfg_overlay replaces single keys of it.
+    cache_dir: the hub's cache, where it is not the usual one.
+    kwargs: VisionTransformer's options; None leaves an option at the model's own value.
+
+    TypeError for a wrong type, ValueError for an unknown name (with near matches), tag
+    or option, and for weights that do not fit.
+    """
+    if not isinstance(pretrained, bool):
+        raise TypeError(f"pretrained must be a bool, got {type(pretrained).__name__}")
+    for key in _INERT:
+        kwargs.pop(key, None)
+    for key, instead in _REFUSED.items():
+        if kwargs.pop(key, None):
+            raise ValueError(f"create_model does not take {key}: {instead}")
+    device = kwargs.pop("device", None)
+    if device is not None and str(device) != "cpu":
+        raise ValueError(f"device must be 'cpu', got {str(device)!r}")
+    plan = plan_model(
+        name,
+        pretrained_cfg,
+        pretrained_cfg_overlay,
+        cache_dir,
+        num_classes=num_classes,
+        global_pool=global_pool,
+        **kwargs,
+    )
+    model: VisionTransformer
+    if pretrained or checkpoint_path:
+        from ..checkpoint import build_with_checkpoint, load_checkpoint
+
+        cfg = dict(plan.cfg)
+        if pretrained:
+            path: str | Path = _weights_file(cfg, name, cache_dir)
+            if plan.source_size is not None:
+                # The size for which the folder's positions were made.
+                size = plan.source_size
+                size = (size, size) if isinstance(size, int) else tuple(size)
+                cfg["input_size"] = (*cfg.get("input_size", (3,))[:1], *size)
+        else:
+            path = checkpoint_path or ""
+            # A file that the user names has the head that the user wants, or does not
+            # fit: no head is left out for being the configuration's.
+            cfg["num_classes"] = plan.options.get("num_classes", 1000)
+        model = build_with_checkpoint(
+            plan.options, cfg, path, variant=plan.arch, dtype=dtype, seed=seed
+        )
+        if pretrained and checkpoint_path:
+            load_checkpoint(model, checkpoint_path)
+    else:
+        from ..model import VisionTransformer
+
+        model = VisionTransformer(**plan.options, dtype=dtype, seed=seed)
+    model.pretrained_cfg = model.default_cfg = plan.cfg
+    return model
+
+
+def model_entrypoint(model_name: str) -> Callable[..., VisionTransformer]:
+    """A function (pretrained=False, **kwargs) that creates the model, the tag aside.
+
+    ValueError for an unknown name, with the nearest known ones.
+    """
+    arch = get_arch_name(model_name)
+    current_name(arch)
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+        return create_model(arch, pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = arch
+    return entrypoint

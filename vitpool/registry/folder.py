@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models from anywhere: a folder in timm's hub layout, or one on the hub.
+
+A source is `hf-hub:org/name[@revision]`, `local-dir:/path` or the path of a folder that
+holds config.json (timm's, flat as before 2022 or with `pretrained_cfg` inside) and the
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import DEFAULTS, arguments_of, resolve
+from .hub import download
+from .table import table, tuples
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
+# Values of a config that are sequences, or None: JSON has lists for timm's tuples.
+_SEQUENCES = {
+    *("input_size", "test_input_size", "min_input_size", "mean", "std"),
+    *("pool_size", "test_pool_size"),
+}
+
+
+def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split a source into ('hf-hub' | 'local-dir', rest); a plain path is a local-dir.
+
+    Raises ValueError for another prefix or an empty rest.
+    """
+    text = os.fspath(source)
+    prefix, colon, rest = text.partition(":")
+    known = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
+    if not colon or prefix.lower() not in known:
+        if os.path.isdir(text):
+            return "local-dir", text
+        raise ValueError(
+            f"model source: {text!r}, allowed are 'hf-hub:org/name[@revision]', "
+            "'local-dir:/path' and the path of a folder"
+        )
+    if not rest:
+        raise ValueError(f"model source: {text!r} says nothing after the colon")
+    return known[prefix.lower()], rest
+
+
+def parse_config(
+    config: Mapping[str, Any], name: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """timm's config.json to (architecture, pretrained_cfg, model_args).
+
+    name is what an error calls the file. Raises ValueError where it is none of timm's.
+    """
+    named = isinstance(config, Mapping) and config.get("architecture")
+    if not isinstance(named, str):
+        raise ValueError(f"{name}: no 'architecture', so this is no config of timm's")
+    config = dict(config)
+    if "pretrained_cfg" in config:
+        if not isinstance(config["pretrained_cfg"], Mapping):
+            raise ValueError(f"{name}: 'pretrained_cfg' is not an object")
+        cfg = dict(config["pretrained_cfg"])
+        for key in ("num_classes", "label_names", "label_descriptions"):
+            if key in config:
+                cfg[key] = config[key]
+        model_args = config.get("model_args") or {}
+    else:  # the old flat form: everything is the pretrained_cfg
+        cfg, model_args = config, config.pop("model_args", None) or {}
+        cfg.pop("num_features", None)
+        if "labels" in cfg:
+            cfg["label_names"] = cfg.pop("labels")
+    if not isinstance(model_args, Mapping):
+        raise ValueError(f"{name}: 'model_args' is not an object")
+    model_args = {k: tuples(v) for k, v in model_args.items()}
+    cfg["architecture"] = named
+    try:
+        for key in _SEQUENCES & cfg.keys():
+            cfg[key] = None if cfg[key] is None else tuple(cfg[key])
+        channels, *size = cfg.get("input_size") or (3, 224, 224)
+        # the arguments describe the saved weights, the rest may be the source model's
+        channels = int(model_args.get("in_chans", channels))
+        if model_args.get("img_size") is not None and not model_args.get(
+            "dynamic_img_size"
+        ):
+            given = model_args["img_size"]
+            size = [given, given] if isinstance(given, int) else list(given)
+        height, width = (int(v) for v in size)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name}: a size is not as timm writes it ({error})"
+        ) from error
+    cfg["input_size"] = (channels, height, width)
+    return named, cfg, model_args
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def load_model_config(
+    source: str | os.PathLike[str], *, cache_dir: str | None = None
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Read config.json of a source: (architecture, pretrained_cfg, model_args).
+
+    Raises FileNotFoundError for a folder without config.json, ValueError for one that
+    is not timm's, HubUnreachableError or HubError for the hub.
+    """
+    kind, rest = split_source(source)
+    if kind == "hf-hub":
+        path = Path(download(rest, "config.json", cache_dir=cache_dir))
+        extra: dict[str, Any] = {"hf_hub_id": rest, "source": "hf-hub"}
+    else:
+        path = Path(rest) / "config.json"
+        extra = {"file": rest, "source": "local-dir"}
+        if not path.is_file():
+            what = "no config.json" if Path(rest).is_dir() else "no such folder"
+            raise FileNotFoundError(f"{rest}: {what}")
+    architecture, cfg, model_args = parse_config(_read_json(path), str(path))
+    return architecture, {**cfg, **extra}, model_args
+
+
+def weights_path(
+    source: str | os.PathLike[str],
+    *,
+    filename: str | None = None,
+    cache_dir: str | None = None,
+) -> str:
+    """Local path of a source's weights file, fetched from the hub if need be.
+
+    filename: this file and no other. Else timm's order: model.safetensors first, then
+    pickles, then in a folder whatever file has the suffix of weights, by name.
+    Raises FileNotFoundError where there are none.
+    """
+    kind, rest = split_source(source)
+    names = (filename,) if filename else WEIGHT_FILES
+    if kind == "hf-hub":
+        for name in names:
+            try:
+                return download(rest, name, cache_dir=cache_dir)
+            except FileNotFoundError:
+                continue
+    else:
+        folder = Path(rest)
+        for name in names:
+            if (folder / name).is_file():
+                return str(folder / name)
+        for suffix in () if filename else WEIGHT_SUFFIXES:
+            found = sorted(folder.glob(f"*{suffix}"))
+            if found:
+                return str(found[0])
+    wanted = filename or "weights (model.safetensors)"
+    raise FileNotFoundError(f"{os.fspath(source)}: has no {wanted}")
+
+
+# timm's JSON has no words for these: classes, a norm with its eps, and None, which timm
+# takes for "not said". They can only come with an architecture that has them.
+_UNSAYABLE = ("block_fn", "mlp_layer", "attn_layer", "embed_norm_layer", "norm_layer")
+
+
+def _said(key: str, value: Any) -> Any:
+    """A constructor argument as timm's JSON has it; None where it has no way."""
+    if key == "norm_layer" and value is None:
+        return "layernorm"
+    if key == "norm_layer" and value == ("rmsnorm", 1e-6):
+        return "rmsnorm"
+    if key == "act_layer" and value is None:
+        return "gelu"
+    if key in _UNSAYABLE:
+        return None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
+    """An architecture of timm's and what to add to it to rebuild the model.
+
+    The model's own architecture where possible, else the first that can be told the
+    difference. Raises ValueError where there is none.
+    """
+    known = table()["models"]
+    own = (model.pretrained_cfg or {}).get("architecture")
+    options = resolve(model.config)
+    wanted = {**DEFAULTS, **arguments_of(options)}
+    wanted["fc_norm"] = options["fc_norm"]
+    missing: list[str] = []
+    for architecture in dict.fromkeys([own, "vit_base_patch16_224", *known]):
+        if architecture not in known:
+            continue
+        options = resolve(known[architecture]["args"])
+        standard = {**DEFAULTS, **arguments_of(options)}
+        standard["fc_norm"] = options["fc_norm"]
+        differ = {k: v for k, v in wanted.items() if v != standard[k]}
+        args = {
+            k: _said(k, v) for k, v in differ.items() if not k.endswith("drop_rate")
+        }
+        unsaid = [k for k, v in args.items() if v is None]
+        if not unsaid:
+            # said even where they are the default: fc_norm's depends on the pool
+            always = ("num_classes", "global_pool", "fc_norm")
+            args |= {k: wanted[k] for k in always}
+            return architecture, args
+        missing = missing or unsaid
+    raise ValueError(
+        "timm's config.json cannot say "
+        + ", ".join(f"{k}={wanted[k]!r}" for k in missing)
+        + " for a model of no architecture that has it"
+    )
+
+
+def save_pretrained(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    label_names: Any = None,
+    label_descriptions: Mapping[str, str] | None = None,
+) -> None:
+    """Write config.json and model.safetensors, as timm's `local-dir:` loads them.
+
+    label_names: a name for each class (list, or dict index -> name); default those the
+    model came with. Raises ValueError for a model that timm cannot rebuild from JSON.
+    """
+    from safetensors.numpy import save_file
+
+    from ..transforms import resolve_data_config
+
+    cfg = dict(model.pretrained_cfg or {})
+    same = cfg.get("num_classes") in (None, model.num_classes)
+    label_names = label_names or (cfg.get("label_names") if same else None)
+    if label_descriptions is None and same:
+        label_descriptions = cfg.get("label_descriptions")
+    if label_names is not None and len(label_names) > model.num_classes:
+        raise ValueError(
+            f"label_names: {len(label_names)} names for {model.num_classes} classes"
+        )
+    architecture, args = _model_args(model)
+
+    for key in ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source",
+                "architecture", "label_names", "label_descriptions", "label_offset",
+                "tag"):  # fmt: skip
+        cfg.pop(key, None)
+    cfg.update(resolve_data_config(model), num_classes=model.num_classes)
+    cfg.setdefault("first_conv", "patch_embed.proj")
+    cfg.setdefault("classifier", "head")
+    cfg["custom_load"] = False
+    if model.config.get("dynamic_img_size"):
+        cfg["fixed_input_size"] = False
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+    }
+    if label_names:
+        config["label_names"] = label_names
+    if label_descriptions:
+        config["label_descriptions"] = dict(label_descriptions)
+    config["model_args"] = args
+    config["pretrained_cfg"] = {k: v for k, v in cfg.items() if v is not None}
+
+    folder = Path(directory)
+    text = json.dumps(config, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    # both under another name first: a folder is never left with halves of two models
+    weights, told = folder / "model.safetensors.tmp", folder / "config.json.tmp"
+    save_file(model.state_dict(), weights, metadata={"format": "pt"})
+    told.write_text(text, encoding="utf-8")
+    os.replace(weights, folder / "model.safetensors")
+    os.replace(told, folder / "config.json")

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names, tags and sources of models: which there are, and what each stands for."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from ..text import natural_key
+from .table import (
+    PACKAGED,
+    architectures,
+    complete,
+    has_weights,
+    registered_cfg,
+    table,
+    tags,
+)
+
+_SOURCES = ("hf-hub", "local-dir")
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, got {type(value).__name__}")
+
+
+def current_name(name: str, warn: bool = False) -> tuple[str, str]:
+    """(architecture, tag) of a registered name; a deprecated one is mapped.
+
+    ValueError for a name that is not registered, with the nearest that are.
+    """
+    arch, tag = split_model_name_tag(name)
+    current = table()["deprecated"].get(arch)
+    if current is not None:
+        if warn:
+            text = f"Mapping deprecated model name {arch} to current {current}."
+            # The caller of create_model: three calls up from here.
+            warnings.warn(text, UserWarning, stacklevel=4)
+        arch, current_tag = split_model_name_tag(current)
+        tag = tag or current_tag
+    elif arch not in PACKAGED and arch not in table()["models"]:
+        import difflib
+
+        near = difflib.get_close_matches(arch, architectures(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
+        raise ValueError(f"unknown model {arch!r}; {hint}")
+    return arch, tag
+
+
+def parse_source(name: str) -> tuple[str, str]:
+    """(source, id) of 'hf-hub:org/name' and 'local-dir:path'; ('', name) of a name.
+
+    A packaged model is the local-dir it lies in.
+    """
+    arch, tag = split_model_name_tag(name)
+    if arch in PACKAGED and not tag:
+        return "local-dir", str(PACKAGED[arch])
+    source, colon, rest = name.partition(":")
+    # Two characters or more: the C of C:\models is no source.
+    if not colon or not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.\-_]+", source):
+        if any(c in name for c in "/\\:"):
+            raise ValueError(
+                f"model name {name!r} looks like a path or a hub id; write "
+                f"'local-dir:{name}' for a folder or 'hf-hub:{name}' for the hub"
+            )
+        return "", name
+    source = source.lower().replace("_", "-")
+    if source not in _SOURCES:
+        raise ValueError(
+            f"unknown model source {source!r} in {name!r}; known: {', '.join(_SOURCES)}"
+        )
+    if not rest:
+        raise ValueError(f"model name {name!r} has nothing after '{source}:'")
+    return source, rest
+
+
+def split_model_name_tag(model_name: str, no_tag: str = "") -> tuple[str, str]:
+    """Split 'vit_tiny_patch16_224.augreg_in21k' into architecture and tag."""
+    _check_text(model_name, "model name")
+    arch, _, tag = model_name.partition(".")
+    return arch, tag or no_tag
+
+
+def get_arch_name(model_name: str) -> str:
+    """The name without its tag."""
+    return split_model_name_tag(model_name)[0]
+
+
+def is_model(model_name: str) -> bool:
+    """Whether a name, tag aside, is known to `create_model` (deprecated names are)."""
+    arch = get_arch_name(model_name)
+    return arch in architectures() or arch in table()["deprecated"]
+
+
+def is_model_pretrained(model_name: str) -> bool:
+    """Whether weights are registered for this name, with or without a tag."""
+    arch, tag = split_model_name_tag(model_name)
+    if arch not in architectures() or (tag and tag not in tags(arch)):
+        return False
+    return arch in PACKAGED or has_weights(registered_cfg(arch, tag))
+
+
+def get_pretrained_cfg(model_name: str) -> dict[str, Any]:
+    """The pretrained configuration of a name, of its default tag where it has none.
+
+    Keys and values are timm's: input_size, mean, std, interpolation, crop_pct,
+    crop_mode, num_classes, hf_hub_id, first_conv, classifier, license and others.
+    Also takes 'hf-hub:org/name' and 'local-dir:path'. ValueError for an unknown
+    model or tag.
+    """
+    source, rest = parse_source(model_name)
+    if source:
+        from . import folder
+
+        arch, cfg, _ = folder.load_model_config(f"{source}:{rest}")
+        return complete(cfg, arch)
+    return registered_cfg(*current_name(rest))
+
+
+def _patterns(value: str | Iterable[str], tags: bool, what: str) -> list[str]:
+    """The wildcards of a filter; with tags, one without a tag matches any tag."""
+    out = [value] if isinstance(value, str) else list(value)
+    for pattern in out:
+        _check_text(pattern, what)
+    out = [pattern for pattern in out if pattern]
+    if tags:
+        out += [f"{p}.*" for p in out if not split_model_name_tag(p)[1]]
+    return out
+
+
+def list_models(
+    filter: str | Iterable[str] = "",
+    pretrained: bool = False,
+    exclude_filters: str | Iterable[str] = "",
+    include_tags: bool | None = None,
+) -> list[str]:
+    """Model names in natural order, without the deprecated.
+
+    filter, exclude_filters: wildcards as in `fnmatch`, one or several; '' is all.
+    pretrained: only names with registered weights. include_tags: 'name.tag' for each
+    tag instead of the name; None means as `pretrained` says.
+    """
+    for what, flag in (("pretrained", pretrained), ("include_tags", include_tags)):
+        if not isinstance(flag, (bool, type(None))):
+            raise TypeError(f"{what} must be a bool, got {type(flag).__name__}")
+    if include_tags is None:
+        include_tags = pretrained
+    names = architectures()
+    if include_tags:
+        names = [f"{arch}.{tag}".rstrip(".") for arch in names for tag in tags(arch)]
+    include = _patterns(filter, include_tags, "filter")
+    exclude = _patterns(exclude_filters, include_tags, "exclude_filters")
+
+    def wanted(name: str) -> bool:
+        if include and not any(fnmatch.fnmatch(name, p) for p in include):
+            return False
+        if any(fnmatch.fnmatch(name, p) for p in exclude):
+            return False
+        return not pretrained or is_model_pretrained(name)
+
+    return sorted(set(names) & {n for n in names if wanted(n)}, key=natural_key)
+
+
+def list_pretrained(
+    filter: str | Iterable[str] = "", exclude_filters: str | Iterable[str] = ""
+) -> list[str]:
+    """'name.tag' of every model with registered weights."""
+    return list_models(filter, True, exclude_filters, include_tags=True)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures to model input: timm's evaluation pipeline on Pillow, without PyTorch.
+
+resize (Pillow) -> centre crop or pad -> (u / 255 - mean) / std in C, as float32 CHW.
+Up to the normalisation the pixels are byte for byte those of timm with torchvision.
+"""
+
+from __future__ import annotations
+
+from .batch import Batch, default_cpus, default_workers, preprocess, stream
+from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, resolve_data_config
+from .find import SUFFIXES, find_images
+from .read import ImageError, image_name, load_image
+from .transform import (
+    CROP_MODES,
+    INTERPOLATIONS,
+    MAX_RESIZED_PIXELS,
+    Transform,
+    create_transform,
+)
+
+__all__ = [
+    "CROP_MODES",
+    "CROP_PCT",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "INTERPOLATIONS",
+    "MAX_RESIZED_PIXELS",
+    "SUFFIXES",
+    "Batch",
+    "ImageError",
+    "Transform",
+    "create_transform",
+    "default_cpus",
+    "default_workers",
+    "find_images",
+    "image_name",
+    "load_image",
+    "preprocess",
+    "resolve_data_config",
+    "stream",
+]

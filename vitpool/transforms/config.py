@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How pictures must be prepared for a model: timm's `resolve_data_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import as_pair
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_PCT = 0.875
+
+# More than any picture has; a config's claim is not believed beyond it.
+_MOST_CHANNELS = 4096
+
+
+def _number(kind: type, value: Any, name: str) -> Any:
+    """value as int or float; ValueError where it is too large to be one."""
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise ValueError(f"{name}: {value!s:.40} is too large") from error
+
+
+def as_size(value: Any, name: str) -> tuple[int, int]:
+    """(height, width) from H, (H, W) or (C, H, W), of any sequence."""
+    if hasattr(value, "__len__"):
+        value = tuple(value)
+        value = value[1:] if len(value) == 3 else value
+    return as_pair(value, name)
+
+
+def as_channels(values: Any, channels: int, name: str) -> tuple[float, ...]:
+    """One value for each channel; one value serves all, as in timm."""
+    numbers = (values,) if isinstance(values, (int, float)) else tuple(values)
+    if len(numbers) not in (1, channels):
+        raise ValueError(
+            f"{name}: {len(numbers)} values, allowed are 1 or one for each of "
+            f"{channels} channels"
+        )
+    out = tuple(_number(float, v, name) for v in numbers)
+    return out if len(out) == channels else out * channels
+
+
+def resolve_data_config(
+    model: Any = None, *, use_test_size: bool = False, **overrides: Any
+) -> dict[str, Any]:
+    """How pictures must be prepared for a model: timm's `resolve_data_config`.
+
+    model: a VisionTransformer, its `default_cfg`, or None for timm's defaults.
+    overrides (None means "not given"): input_size (C, H, W), img_size (H or (H, W)),
+    in_chans, interpolation, mean, std, crop_pct, crop_mode.
+    use_test_size: prefer the config's test_input_size and test_crop_pct.
+
+    Returns input_size, interpolation, mean, std, crop_pct and crop_mode. Unlike timm
+    the size and the channels are those of the model itself where it has been built for
+    others than its config names, so that the result always fits the model; and a mean
+    of three for a model of another channel count becomes their average.
+    """
+    given = {k: v for k, v in overrides.items() if v is not None}
+    known = {
+        "input_size", "img_size", "in_chans", "interpolation", "mean", "std",
+        "crop_pct", "crop_mode",
+    }  # fmt: skip
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}, allowed: {sorted(known)}")
+    if model is None or isinstance(model, Mapping):
+        cfg, built = dict(model or {}), None
+    else:
+        cfg, built = dict(model.pretrained_cfg or {}), model
+
+    size: Any = cfg.get("input_size") or (3, 224, 224)
+    if use_test_size and cfg.get("test_input_size"):
+        size = cfg["test_input_size"]
+    channels, height, width = (_number(int, v, "input_size") for v in size)
+    if built is not None:
+        channels = built.in_chans
+        if not (built.dynamic_img_size and cfg.get("input_size")):
+            height, width = built.img_size
+    channels = _number(int, given.get("in_chans", channels), "in_chans")
+    if "img_size" in given:
+        height, width = as_size(given["img_size"], "img_size")
+    if "input_size" in given:
+        if len(given["input_size"]) != 3:
+            raise ValueError(
+                f"input_size: {given['input_size']!r}, allowed is (C, H, W)"
+            )
+        channels = _number(int, given["input_size"][0], "input_size")
+        height, width = as_size(given["input_size"], "input_size")
+
+    if not 0 < channels <= _MOST_CHANNELS:
+        raise ValueError(
+            f"input_size: {channels} channels, allowed are 1 to {_MOST_CHANNELS}"
+        )
+
+    out: dict[str, Any] = {"input_size": (channels, height, width)}
+    out["interpolation"] = (
+        given.get("interpolation") or cfg.get("interpolation") or "bicubic"
+    )
+    for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        values = given.get(key)
+        if values is None:
+            values = cfg.get(key) or default
+            if not isinstance(values, (int, float)) and len(values) != channels:
+                values = sum(_number(float, v, key) for v in values) / len(values)
+        out[key] = as_channels(values, channels, key)
+    crop_pct = cfg.get("crop_pct") or CROP_PCT
+    if use_test_size and cfg.get("test_crop_pct"):
+        crop_pct = cfg["test_crop_pct"]
+    out["crop_pct"] = _number(float, given.get("crop_pct") or crop_pct, "crop_pct")
+    out["crop_mode"] = given.get("crop_mode") or cfg.get("crop_mode") or "center"
+    return out
