@@ -68,7 +68,11 @@ LAYOUTS: dict[str, tuple[Mapping[str, Any], Callable[[Any], dict[str, Any]], str
         ".safetensors",
     ),
     "tips": (REG, published.tips, ".safetensors"),
-    "aimv2": (SWIGLU | {"num_classes": 0}, published.aimv2, ".safetensors"),
+    "aimv2": (
+        SWIGLU | {"num_classes": 0, "global_pool": ""},
+        published.aimv2,
+        ".safetensors",
+    ),
     "beit3": (BEIT, published.beit3, ".safetensors"),
     "deit3": (DINO, lambda state: published.deit3(state)["model"], ".safetensors"),
     "pre_logits": (TINY, published.with_pre_logits, ".safetensors"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write vitpool/registry/registry.json from the timm that is installed (made with 1.0.31).
+"""Write vitpool/registry/registry.json from the timm installed (made with 1.0.31).
 
     python tools/make_registry.py [OUTPUT]
 

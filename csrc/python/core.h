@@ -62,4 +62,7 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
 
 extern PyType_Spec vp_model_spec;
 
+/* A new dict of every parameter's shape by its name, in timm's order; NULL on failure. */
+PyObject *vp_param_shapes(const vp_vit *vit);
+
 #endif

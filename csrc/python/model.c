@@ -351,11 +351,9 @@ PyDoc_STRVAR(param_shapes_doc,
              "param_shapes($self)\n--\n\n"
              "Every parameter's shape by its name in the state dict, in timm's order.");
 
-static PyObject *model_param_shapes(PyObject *object, PyObject *unused)
+PyObject *vp_param_shapes(const vp_vit *vit)
 {
-    (void)unused;
-    vp_vit *vit = acquire((model_object *)object);
-    PyObject *dict = vit != NULL ? PyDict_New() : NULL;
+    PyObject *dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < vp_vit_num_params(vit); i++) {
         const vp_param *param = vp_vit_param(vit, i);
         PyObject *shape = shape_of(param);
@@ -364,6 +362,14 @@ static PyObject *model_param_shapes(PyObject *object, PyObject *unused)
         }
         Py_XDECREF(shape);
     }
+    return dict;
+}
+
+static PyObject *model_param_shapes(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_vit *vit = acquire((model_object *)object);
+    PyObject *dict = vit != NULL ? vp_param_shapes(vit) : NULL;
     vp_vit_unref(vit);
     return dict;
 }

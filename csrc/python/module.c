@@ -129,6 +129,30 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(
+    param_shapes_doc,
+    "param_shapes(options, /)\n--\n\n"
+    "Every parameter's shape by its name in the state dict, in timm's order, of\n"
+    "the model that these options make; no weights are. TypeError, ValueError: as\n"
+    "VisionTransformer(options).");
+
+static PyObject *param_shapes(PyObject *module, PyObject *options)
+{
+    (void)module;
+    vp_config config;
+    vp_vit *vit = NULL;
+    vp_error err;
+    if (vp_config_from_dict(options, &config) < 0) {
+        return NULL;
+    }
+    if (vp_vit_create(&config, &vit, &err) != VP_OK) {
+        return vp_raise(&err);
+    }
+    PyObject *dict = vp_param_shapes(vit);
+    vp_vit_unref(vit);
+    return dict;
+}
+
 PyDoc_STRVAR(fail_after_doc,
              "_fail_allocations_after(n, /)\n--\n\n"
              "For tests: after n more of the core's allocations every next one fails; "
@@ -150,6 +174,7 @@ static PyMethodDef functions[] = {
     {"get_num_threads", get_num_threads, METH_NOARGS, get_num_threads_doc},
     {"show_config", show_config, METH_NOARGS, show_config_doc},
     {"normalize_u8", normalize_u8, METH_VARARGS, normalize_u8_doc},
+    {"param_shapes", param_shapes, METH_O, param_shapes_doc},
     {"_fail_allocations_after", fail_allocations_after, METH_O, fail_after_doc},
     {NULL, NULL, 0, NULL},
 };

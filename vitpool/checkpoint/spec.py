@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._core import param_shapes
 from ..config import resolve
 from .lazy import Shape
-from .shapes import param_shapes
 
 # RADIO's models which resize their positions corner to corner (timm 1.0.31).
 _ALIGN_CORNERS = ("base_patch16_radio_v3", "huge_patch16_radio_v3")
