@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models from folders and from a hub; the hub here is a stand-in without a network."""
+"""Models from folders in timm's hub layout, and saving them."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-import types
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -180,137 +179,184 @@ def test_a_replaced_classifier_loses_its_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-# ------------------------------------------------------------------------------ the hub
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
 
 
-class Answer(Exception):
-    """An HTTP error as huggingface_hub raises it."""
+@pytest.mark.parametrize("broken", ["write_text", "fsync", "replace"])
+def test_a_save_that_fails_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    hub.save_pretrained(model, tmp_path)
+    before = snapshot(tmp_path)
+    model.reset_classifier(3)
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"status {status}")
-        self.response = types.SimpleNamespace(status_code=status)
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
 
+    def replace(source: str, target: str) -> None:
+        if str(target).endswith("model.safetensors"):
+            fails()
+        os.rename(source, target)
 
-class EntryNotFoundError(Exception):
-    pass
-
-
-class LocalEntryNotFoundError(FileNotFoundError, EntryNotFoundError):
-    pass
-
-
-class FakeHub:
-    """huggingface_hub's four functions over a dict; `wrong` is raised when asked."""
-
-    def __init__(self, files: dict[str, Path]) -> None:
-        self.files, self.cached = files, set()
-        self.wrong: BaseException | None = None
-        self.wait = 0.0
-        self.asked: list[tuple[str, str | None]] = []
-
-    def hf_hub_url(self, repo: str, filename: str, revision: str | None) -> str:
-        self.asked.append((repo, revision))
-        return filename
-
-    def get_token(self) -> None:
-        return None
-
-    def get_hf_file_metadata(self, url: str, token: object, timeout: float) -> None:
-        time.sleep(self.wait)
-        if self.wrong:
-            raise self.wrong
-        if url not in self.files:
-            raise EntryNotFoundError(url)
-
-    def hf_hub_download(
-        self, repo, filename, revision, cache_dir, local_files_only=False
-    ) -> str:
-        if local_files_only and filename not in self.cached:
-            raise LocalEntryNotFoundError(filename)
-        self.cached.add(filename)
-        return str(self.files[filename])
+    owner = Path if broken == "write_text" else os
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, broken, replace if broken == "replace" else fails)
+        with pytest.raises(OSError, match="No space left"):
+            hub.save_pretrained(model, tmp_path)
+    assert snapshot(tmp_path) == before
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    folder(tmp_path / "repo", {"architecture": "vit_tiny_patch16_224"})
-    (tmp_path / "repo" / "pytorch_model.bin").write_bytes(b"")
-    found = FakeHub({p.name: p for p in (tmp_path / "repo").iterdir()})
-    constants = types.SimpleNamespace(ENDPOINT="https://hub", HF_HUB_OFFLINE=False)
-    errors = types.SimpleNamespace(
-        EntryNotFoundError=EntryNotFoundError,
-        LocalEntryNotFoundError=LocalEntryNotFoundError,
+def test_a_save_that_is_killed_never_leaves_halves_of_two_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is looked at after each change of a name in it."""
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    hub.save_pretrained(model, tmp_path)
+    before = snapshot(tmp_path)
+    model.reset_classifier(3)
+    seen = []
+
+    def replace(source: str, target: str) -> None:
+        os.rename(source, target)
+        seen.append(snapshot(tmp_path))
+
+    monkeypatch.setattr(os, "replace", replace)
+    hub.save_pretrained(model, tmp_path)
+    after = snapshot(tmp_path)
+    assert len(seen) >= 2
+    assert sorted(after) == ["config.json", "model.safetensors"]
+    for names in [before, *seen, after]:
+        pair = names.get("config.json"), names.get("model.safetensors")
+        whole = [(x["config.json"], x["model.safetensors"]) for x in (before, after)]
+        assert pair[0] is None or pair in whole
+
+
+def test_both_files_are_on_the_disk_before_they_get_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real_sync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        done.append(str(target))
+        assert str(source) in done
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    hub.save_pretrained(vitpool.create_model("vit_digits", pretrained=True), tmp_path)
+    assert done[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_saved_files_have_the_permissions_that_the_umask_leaves(
+    tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        hub.save_pretrained(
+            vitpool.create_model("vit_digits", pretrained=True), tmp_path
+        )
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path.name
+
+
+# ---------------------------------------------------------------- what a config may say
+
+
+PLACES = ("file", "url", "state_dict", "hf_hub_id", "source")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_config_does_not_choose_which_file_is_read(
+    tmp_path: Path, flat: bool
+) -> None:
+    """A folder's weights are those in the folder, whatever its config.json says."""
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    hub.save_pretrained(model, tmp_path / "private")
+    other = vitpool.create_model("vit_digits", seed=1)
+    hub.save_pretrained(other, tmp_path / "given")
+    told = tmp_path / "given" / "config.json"
+    config = json.loads(told.read_text())
+    private = str(tmp_path / "private" / "model.safetensors")
+    for key in PLACES:
+        for value in (private, "https://example.org/x", {"a": 1}, "hf-hub", 5):
+            place = config["pretrained_cfg"]
+            if flat:
+                place = {**place, "model_args": config["model_args"]}
+                place["architecture"] = config["architecture"]
+            text = {**place, key: value}
+            if not flat:
+                text = {**config, "pretrained_cfg": text, key: value}
+            told.write_text(json.dumps(text))
+            got = vitpool.create_model(f"local-dir:{told.parent}", pretrained=True)
+            weight = got.get_parameter("head.weight")
+            np.testing.assert_array_equal(weight, other.get_parameter("head.weight"))
+            assert private not in map(str, got.pretrained_cfg.values())
+
+
+def test_the_caller_may_still_name_another_file(tmp_path: Path) -> None:
+    model = vitpool.create_model("vit_digits", seed=1)
+    hub.save_pretrained(model, tmp_path / "a")
+    model.reset_classifier(10, seed=2)
+    hub.save_pretrained(model, tmp_path / "b")
+    got = vitpool.create_model(
+        f"local-dir:{tmp_path / 'a'}",
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "b" / "model.safetensors")},
     )
-    module = types.ModuleType("huggingface_hub")
-    for name in dir(found):
-        if name.startswith(("hf_", "get_")):
-            setattr(module, name, getattr(found, name))
-    module.constants, module.errors = constants, errors  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setattr("vitpool.registry.hub._unreachable", {})
-    found.constants = constants  # type: ignore[attr-defined]
-    return found
+    wanted = model.get_parameter("head.weight")
+    np.testing.assert_array_equal(got.get_parameter("head.weight"), wanted)
 
 
-def test_hub_files_and_revisions(fake: FakeHub) -> None:
-    name, cfg, _ = hub.load_model_config("hf-hub:timm/x@abc")
-    assert name == "vit_tiny_patch16_224"
-    assert (cfg["hf_hub_id"], cfg["source"]) == ("timm/x@abc", "hf-hub")
-    assert fake.asked == [("timm/x", "abc")]
-    assert hub.weights_path("hf-hub:timm/x").endswith("pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"has no other\.bin"):
-        hub.weights_path("hf-hub:timm/x", filename="other.bin")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_args": {"weights": {"a": 1}}}, "no argument of timm's"),
+        ({"model_args": {"dtype": "float32", "seed": 0}}, "no argument of timm's"),
+        ({"num_classes": "10"}, "num_classes must be an integer"),
+        ({"num_classes": -3}, "num_classes must be at least 0"),
+        ({"pretrained_cfg": {"hf_hub_filename": "../../x.bin"}}, "'hf_hub_filename'"),
+        ({"pretrained_cfg": {"hf_hub_filename": "/etc/passwd"}}, "'hf_hub_filename'"),
+        ({"pretrained_cfg": {"hf_hub_filename": ["a"]}}, "'hf_hub_filename'"),
+        ({"pretrained_cfg": {"input_size": [3, 0, 32]}}, "a size is not"),
+        ({"pretrained_cfg": {"input_size": [-3, 32, 32]}}, "a size is not"),
+    ],
+)
+def test_a_config_that_says_more_than_it_may_is_refused(
+    tmp_path: Path, change: dict, words: str
+) -> None:
+    folder(tmp_path / "m", {**NESTED, "model_args": {}, **change})
+    with pytest.raises(ValueError, match=words) as caught:
+        hub.load_model_config(tmp_path / "m")
+    assert str(tmp_path) in str(caught.value)
 
 
-def one_line(error: BaseException) -> str:
-    text = str(error)
-    assert "\n" not in text
-    return text
+def test_a_model_in_several_files_loads_from_its_folder(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
 
-
-def test_without_a_network_one_line_tells_what_to_do(fake: FakeHub) -> None:
-    fake.wrong = OSError("Name or service not known")
-    with pytest.raises(hub.HubUnreachableError) as caught:
-        hub.load_model_config("hf-hub:timm/x")
-    text = one_line(caught.value)
-    assert "cannot reach https://hub" in text
-    assert "Name or service not known" in text
-    assert "local-dir:" in text
-    assert isinstance(caught.value, ConnectionError)
-
-
-def test_a_silent_hub_is_given_up_within_five_seconds(fake: FakeHub) -> None:
-    fake.wait = 6.0
-    start = time.monotonic()
-    for _ in range(3):  # asked once: what it did a moment ago, it does again
-        with pytest.raises(hub.HubUnreachableError):
-            hub.load_model_config("hf-hub:timm/x")
-    assert time.monotonic() - start < 5
-    assert len(fake.asked) == 1
-
-
-def test_the_cache_serves_without_a_network(fake: FakeHub) -> None:
-    hub.load_model_config("hf-hub:timm/x")
-    fake.wrong = OSError("down")
-    assert hub.load_model_config("hf-hub:timm/x")[0] == "vit_tiny_patch16_224"
-    fake.wrong, fake.constants.HF_HUB_OFFLINE = AssertionError, True
-    assert hub.load_model_config("hf-hub:timm/x")[0] == "vit_tiny_patch16_224"
-    with pytest.raises(hub.HubUnreachableError, match="HF_HUB_OFFLINE is set"):
-        hub.weights_path("hf-hub:timm/x")
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_told_apart_from_silence(fake: FakeHub, status: int) -> None:
-    fake.wrong = Answer(status)
-    with pytest.raises(hub.HubError, match=f"refuses hf-hub:timm/x .HTTP {status}"):
-        hub.load_model_config("hf-hub:timm/x")
-    fake.wrong = Answer(503)
-    with pytest.raises(hub.HubUnreachableError, match="status 503"):
-        hub.load_model_config("hf-hub:timm/x")
-
-
-def test_without_huggingface_hub_the_extra_is_named(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"vitpool\[hub\]") as caught:
-        hub.load_model_config("hf-hub:timm/x")
-    one_line(caught.value)
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    hub.save_pretrained(model, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    weights = model.state_dict()
+    names = list(weights)
+    parts = {
+        "model-1-of-2.safetensors": names[:9],
+        "model-2-of-2.safetensors": names[9:],
+    }
+    for file, keys in parts.items():
+        save_file({key: weights[key] for key in keys}, tmp_path / file)
+    placed = {key: file for file, keys in parts.items() for key in keys}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    got = vitpool.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    for key, value in weights.items():
+        np.testing.assert_array_equal(got.get_parameter(key), value)

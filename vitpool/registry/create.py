@@ -86,7 +86,7 @@ def _weights_file(cfg: Mapping[str, Any], name: str, cache_dir: str | None) -> s
 
     if cfg.get("source") == "local-dir":
         return folder.weights_path(f"local-dir:{cfg['file']}")
-    if cfg.get("file"):
+    if cfg.get("file") and cfg.get("source") != "hf-hub":  # as timm's sources go
         return str(cfg["file"])
     if cfg.get("hf_hub_id"):
         source, filename = f"hf-hub:{cfg['hf_hub_id']}", cfg.get("hf_hub_filename")

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import DEFAULTS, arguments_of, resolve
+from ..config import DEFAULTS, arguments_of, as_int, resolve
+from ..text import some
 from .hub import download
 from .table import table, tuples
 
 WEIGHT_FILES = (
     "model.safetensors",
+    "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.pth",
     "model.pth",
@@ -29,6 +32,9 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.pth",
 )
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
+# Where weights lie is for the caller to say. A config.json that could say it would
+# choose which of the user's own files are read.
+_PLACES = ("file", "url", "state_dict", "hf_hub_id", "source")
 # Values of a config that are sequences, or None: JSON has lists for timm's tuples.
 _SEQUENCES = {
     *("input_size", "test_input_size", "min_input_size", "mean", "std"),
@@ -61,7 +67,9 @@ def parse_config(
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """timm's config.json to (architecture, pretrained_cfg, model_args).
 
-    name is what an error calls the file. Raises ValueError where it is none of timm's.
+    name is what an error calls the file. Whatever the config says of where weights lie
+    is left out, but for the name of a file beside it. Raises ValueError where it is
+    none of timm's.
     """
     named = isinstance(config, Mapping) and config.get("architecture")
     if not isinstance(named, str):
@@ -82,9 +90,24 @@ def parse_config(
             cfg["label_names"] = cfg.pop("labels")
     if not isinstance(model_args, Mapping):
         raise ValueError(f"{name}: 'model_args' is not an object")
+    unknown = [k for k in model_args if k not in DEFAULTS]
+    if unknown:
+        raise ValueError(
+            f"{name}: 'model_args' has {some(map(repr, unknown))}, which is no "
+            "argument of timm's VisionTransformer"
+        )
     model_args = {k: tuples(v) for k, v in model_args.items()}
+    cfg = {k: v for k, v in cfg.items() if k not in _PLACES}
+    filename = cfg.get("hf_hub_filename")
+    if filename is not None and not _is_beside(filename):
+        raise ValueError(
+            f"{name}: 'hf_hub_filename' is {filename!r:.100}, not the name of a file "
+            "beside it"
+        )
     cfg["architecture"] = named
     try:
+        if cfg.get("num_classes") is not None:
+            cfg["num_classes"] = as_int(cfg["num_classes"], "num_classes")
         for key in _SEQUENCES & cfg.keys():
             cfg[key] = None if cfg[key] is None else tuple(cfg[key])
         channels, *size = cfg.get("input_size") or (3, 224, 224)
@@ -100,8 +123,22 @@ def parse_config(
         raise ValueError(
             f"{name}: a size is not as timm writes it ({error})"
         ) from error
+    if min(channels, height, width) < 1:
+        raise ValueError(
+            f"{name}: a size is not as timm writes it ({channels} channels of "
+            f"{height} x {width})"
+        )
     cfg["input_size"] = (channels, height, width)
     return named, cfg, model_args
+
+
+def _is_beside(filename: object) -> bool:
+    """Is it the name of a file, without a path?"""
+    return (
+        isinstance(filename, str)
+        and filename not in ("", ".", "..")
+        and not any(c in filename for c in "/\\\0")
+    )
 
 
 def _read_json(path: Path) -> Any:
@@ -141,18 +178,21 @@ def weights_path(
 ) -> str:
     """Local path of a source's weights file, fetched from the hub if need be.
 
-    filename: this file and no other. Else timm's order: model.safetensors first, then
-    pickles, then in a folder whatever file has the suffix of weights, by name.
-    Raises FileNotFoundError where there are none.
+    filename: this file and no other. Else timm's order: model.safetensors first (or the
+    index of several), then pickles, then in a folder whatever file has the suffix of
+    weights, by name. Raises FileNotFoundError where there are none.
     """
     kind, rest = split_source(source)
     names = (filename,) if filename else WEIGHT_FILES
     if kind == "hf-hub":
         for name in names:
             try:
-                return download(rest, name, cache_dir=cache_dir)
+                path = download(rest, name, cache_dir=cache_dir)
             except FileNotFoundError:
                 continue
+            for shard in _shards(Path(path)) if name.endswith(".index.json") else ():
+                download(rest, shard, cache_dir=cache_dir)
+            return path
     else:
         folder = Path(rest)
         for name in names:
@@ -164,6 +204,16 @@ def weights_path(
                 return str(found[0])
     wanted = filename or "weights (model.safetensors)"
     raise FileNotFoundError(f"{os.fspath(source)}: has no {wanted}")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names; ValueError unless all lie beside it."""
+    content = _read_json(index)
+    named = content.get("weight_map") if isinstance(content, Mapping) else None
+    files = dict.fromkeys(named.values()) if isinstance(named, Mapping) else {}
+    if not files or not all(map(_is_beside, files)):
+        raise ValueError(f"{index}: not an index of weights in files beside it")
+    return list(files)
 
 
 # timm's JSON has no words for these: classes, a norm with its eps, and None, which timm
@@ -231,6 +281,10 @@ def save_pretrained(
 
     label_names: a name for each class (list, or dict index -> name); default those the
     model came with. Raises ValueError for a model that timm cannot rebuild from JSON.
+
+    What the folder held stays as it was until both files are written whole. They are
+    then put in place one after the other, and in between the folder has no config.json:
+    at no moment, and after no crash, does it hold halves of two models.
     """
     from safetensors.numpy import save_file
 
@@ -247,9 +301,8 @@ def save_pretrained(
         )
     architecture, args = _model_args(model)
 
-    for key in ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source",
-                "architecture", "label_names", "label_descriptions", "label_offset",
-                "tag"):  # fmt: skip
+    for key in (*_PLACES, "hf_hub_filename", "architecture", "label_names",
+                "label_descriptions", "label_offset", "tag"):  # fmt: skip
         cfg.pop(key, None)
     cfg.update(resolve_data_config(model), num_classes=model.num_classes)
     cfg.setdefault("first_conv", "patch_embed.proj")
@@ -273,9 +326,44 @@ def save_pretrained(
     folder = Path(directory)
     text = json.dumps(config, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    # both under another name first: a folder is never left with halves of two models
-    weights, told = folder / "model.safetensors.tmp", folder / "config.json.tmp"
-    save_file(model.state_dict(), weights, metadata={"format": "pt"})
-    told.write_text(text, encoding="utf-8")
-    os.replace(weights, folder / "model.safetensors")
-    os.replace(told, folder / "config.json")
+    for name in ("config.json", "model.safetensors"):
+        if (folder / name).is_dir():
+            raise IsADirectoryError(f"{folder / name} is a folder")
+    new = [folder / f".{name}.{os.getpid()}.tmp" for name in ("config", "model", "old")]
+    told, weights, old = new
+    try:
+        told.write_text(text, encoding="utf-8")
+        save_file(model.state_dict(), weights, metadata={"format": "pt"})
+        shutil.copymode(told, weights)  # safetensors' own files are the owner's alone
+        for path in (told, weights):
+            _sync(path)
+        _swap(folder, told, weights, old)
+    finally:
+        for path in new:
+            path.unlink(missing_ok=True)
+
+
+def _swap(folder: Path, told: Path, weights: Path, old: Path) -> None:
+    """Put both files in place; as before where that fails."""
+    config = folder / "config.json"
+    had = config.exists()
+    if had:
+        os.replace(config, old)
+        _sync(folder)
+    try:
+        os.replace(weights, folder / "model.safetensors")
+    except BaseException:
+        if had:
+            os.replace(old, config)
+        raise
+    os.replace(told, config)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -58,8 +58,9 @@ def complete(
     out["architecture"] = out.get("architecture") or arch
     changes = dict(overlay or {})
     if any(changes.get(key) for key in _WEIGHT_SOURCES):
-        # custom_load describes the registered file: another one is not of that kind.
-        changes.setdefault("custom_load", False)
+        # Other weights than the source's. custom_load describes the registered file:
+        # another one is not of that kind.
+        changes = {"custom_load": False, "source": None, "file": None, **changes}
     return clean({**out, **changes})
 
 
