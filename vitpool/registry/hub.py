@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of the Hugging Face hub, by way of huggingface_hub (extra `hub`).
 
-The cache, tokens and offline mode are its own.
+The cache, tokens, endpoint, proxies and offline mode are its own, by its own
+environment variables. Only its patience is ours, unless HF_HUB_ETAG_TIMEOUT sets it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import time
 from typing import Any
@@ -41,7 +44,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _ask(call: Any) -> BaseException | None:
+def _ask(call: Any, timeout: float) -> BaseException | None:
     """Run call() in a thread; return what it raised, TimeoutError when it is late.
 
     A thread, since a resolver that hangs cannot be interrupted otherwise.
@@ -57,16 +60,17 @@ def _ask(call: Any) -> BaseException | None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(HUB_TIMEOUT)
-    return result[0] if result else TimeoutError(f"no answer in {HUB_TIMEOUT:g} s")
+    thread.join(timeout)
+    return result[0] if result else TimeoutError(f"no answer in {timeout:g} s")
 
 
 def download(repo: str, filename: str, *, cache_dir: str | None = None) -> str:
     """Path of a file of `org/name[@revision]` in the hub's cache, fetched if need be.
 
-    Without an answer from the hub the cached file serves. Raises HubUnreachableError
-    where there is none, HubError for an unknown or closed repository, FileNotFoundError
-    where it has no such file, ImportError without huggingface_hub.
+    Without an answer from the hub the cached file serves, and a cached file of a commit
+    needs none. Raises HubUnreachableError where there is none, HubError for an unknown
+    or closed repository or revision, FileNotFoundError where it has no such file,
+    ImportError without huggingface_hub.
     """
     name, revision = _split_repo(repo)
     local = (
@@ -87,6 +91,9 @@ def download(repo: str, filename: str, *, cache_dir: str | None = None) -> str:
             name, filename, revision=revision, cache_dir=cache_dir, **options
         )
 
+    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+        with contextlib.suppress(errors.LocalEntryNotFoundError):
+            return fetch(local_files_only=True)  # a commit's files never change
     endpoint = constants.ENDPOINT
     failure: BaseException | None
     if constants.HF_HUB_OFFLINE:
@@ -95,14 +102,29 @@ def download(repo: str, filename: str, *, cache_dir: str | None = None) -> str:
         failure = ConnectionError("it did not answer a moment ago")
     else:
         url = hub.hf_hub_url(name, filename, revision=revision)
-        token = hub.get_token()
-        failure = _ask(
-            lambda: hub.get_hf_file_metadata(url, token=token, timeout=HUB_TIMEOUT)
-        )
+        timeout = HUB_TIMEOUT
+        if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
+            timeout = constants.HF_HUB_ETAG_TIMEOUT
+        failure = _ask(lambda: hub.get_hf_file_metadata(url, timeout=timeout), timeout)
         if failure is None:
-            return fetch()
+            try:
+                return fetch()
+            except Exception as error:
+                if getattr(error, "errno", None):
+                    raise  # this machine's: a full disk, a cache that is not ours
+                raise HubUnreachableError(
+                    f"{endpoint} did not give the whole of {filename} of {name} "
+                    f"({_one_line(error)})"
+                ) from error
         if isinstance(failure, errors.EntryNotFoundError):
             raise FileNotFoundError(f"hf-hub:{repo} has no {filename}") from failure
+        if isinstance(failure, errors.RevisionNotFoundError):
+            raise HubError(f"{endpoint}: {name} has no revision {revision!r}")
+        if isinstance(failure, errors.GatedRepoError):
+            raise HubError(
+                f"{endpoint}: {name} is gated: accept its terms at {endpoint}/{name}, "
+                "then set HF_TOKEN or run `hf auth login`"
+            )
         if _status(failure) in (401, 403, 404):
             raise HubError(
                 f"{endpoint} refuses hf-hub:{repo} (HTTP {_status(failure)}): check "
