@@ -55,14 +55,16 @@ void vp_py_mask_free(vp_py_mask *mask);
 int vp_config_from_dict(PyObject *options, vp_config *config);
 PyObject *vp_config_to_dict(const vp_config *config);
 
+/* A parameter's shape as a tuple; the shapes of all as a dict by name, in timm's order.
+ * NULL on failure. */
+PyObject *vp_param_shape(const vp_param *param);
+PyObject *vp_param_shapes(const vp_vit *vit);
+
 /* A pool from None (-> 0), or a str (-> 1); -1: TypeError or ValueError. */
 int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
 
 /* -- model.c -- */
 
 extern PyType_Spec vp_model_spec;
-
-/* A new dict of every parameter's shape by its name, in timm's order; NULL on failure. */
-PyObject *vp_param_shapes(const vp_vit *vit);
 
 #endif

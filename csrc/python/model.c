@@ -57,18 +57,6 @@ static PyObject *fetch(PyObject *weights, const vp_param *param)
     return value;
 }
 
-static PyObject *shape_of(const vp_param *param)
-{
-    PyObject *shape = PyTuple_New((Py_ssize_t)param->ndim);
-    for (size_t d = 0; shape != NULL && d < param->ndim; d++) {
-        PyObject *size = PyLong_FromSize_t(param->shape[d]);
-        if (size == NULL || PyTuple_SetItem(shape, (Py_ssize_t)d, size) < 0) {
-            Py_CLEAR(shape);
-        }
-    }
-    return shape;
-}
-
 /* Sets parameter i from an array; shape and dtype are checked. */
 static int set_from_array(vp_vit *vit, size_t i, PyObject *value)
 {
@@ -83,7 +71,7 @@ static int set_from_array(vp_vit *vit, size_t i, PyObject *value)
     }
     if (!same) {
         PyObject *got = PyObject_GetAttrString((PyObject *)array, "shape");
-        PyObject *want = shape_of(param);
+        PyObject *want = vp_param_shape(param);
         PyErr_Format(PyExc_ValueError, "%s must have shape %S, not %S", param->name,
                      want, got);
         Py_XDECREF(got);
@@ -350,20 +338,6 @@ static PyObject *model_options(PyObject *object, PyObject *unused)
 PyDoc_STRVAR(param_shapes_doc,
              "param_shapes($self)\n--\n\n"
              "Every parameter's shape by its name in the state dict, in timm's order.");
-
-PyObject *vp_param_shapes(const vp_vit *vit)
-{
-    PyObject *dict = PyDict_New();
-    for (size_t i = 0; dict != NULL && i < vp_vit_num_params(vit); i++) {
-        const vp_param *param = vp_vit_param(vit, i);
-        PyObject *shape = shape_of(param);
-        if (shape == NULL || PyDict_SetItemString(dict, param->name, shape) < 0) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(shape);
-    }
-    return dict;
-}
 
 static PyObject *model_param_shapes(PyObject *object, PyObject *unused)
 {

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from ..hub import save_pretrained
+    from ..registry.folder import save_pretrained
 
     model = load_model(args)
     save_pretrained(model, args.output)
