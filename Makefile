@@ -80,8 +80,9 @@ debug: .venv/have-test
 	@echo "== now run, or debug: PYTHONPATH=build/debug/lib $(BIN)/python ..."
 
 # What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
-CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api memory \
-	threads stateful properties checkpoint hostile_weights bit_equality)
+CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
+	initialisation memory threads stateful properties checkpoint hostile_weights \
+	bit_equality)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test
