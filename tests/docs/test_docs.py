@@ -14,7 +14,7 @@ import vitpool
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-PAGES = ["README.md", "CONTRIBUTING.md", "csrc/README.md", *(
+PAGES = ["README.md", "CONTRIBUTING.md", "csrc/README.md", "vitpool/README.md", *(
     str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md"))
 )]  # fmt: skip
 
@@ -32,6 +32,20 @@ def test_the_map_has_every_file_of_the_core_once() -> None:
     assert listed <= files, "on the map, but not there"
     stems = {name[:-2] for name in listed}
     assert {name[:-2] for name in files} == stems, "there, but not on the map"
+
+
+def test_the_map_has_every_file_of_the_package_once() -> None:
+    package = ROOT / "vitpool"
+    text = (package / "README.md").read_text()
+    sections = re.split(r"^\| ([\w/]+) \| \|$", text, flags=re.M)
+    listed = [
+        f"{room}/{name}".removeprefix("package/")
+        for room, rows in zip(sections[1::2], sections[2::2], strict=True)
+        for name in re.findall(r"^\| `(\w+\.py)` \|", rows, re.M)
+    ]
+    files = {str(p.relative_to(package)) for p in package.rglob("*.py")}
+    named = {f for f in files if Path(f).stem not in ("__init__", "__main__")}
+    assert sorted(listed) == sorted(named | {"labels/__init__.py"})
 
 
 def test_every_public_name_is_in_the_reference() -> None:
