@@ -8,6 +8,7 @@ imports only itself, so that a worker process holds one engine.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,26 +20,15 @@ from .specs import AUTOTUNE
 
 Call = Callable[[], np.ndarray]
 
-# What torch forgets when the object goes.
-_kept: list[Any] = []
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
 def import_timm() -> Any:
     """timm, also where torchvision's compiled operators do not load beside torch."""
-    import torch
+    if str(TOOLS) not in sys.path:
+        sys.path.append(str(TOOLS))
+    from import_timm import timm
 
-    try:
-        import timm
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        # The two schemas that torchvision's Python part asks for.
-        _kept.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            _kept[0].define(
-                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-        import timm
     return timm
 
 

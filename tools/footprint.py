@@ -22,21 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "footprint"
 
-# Where torchvision's compiled operators do not load beside the installed torch, two
-# schemas let timm import all the same; see tests/timm.
-TIMM = """
-import torch
-try:
-    import torchvision
-except RuntimeError:
-    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    library.define("nms" + boxes)
-    library.define("qnms" + boxes)
-import timm
-"""
+TIMM = Path(__file__).with_name("import_timm.py").read_text(encoding="utf-8")
 ENGINES = {
     "NumPy alone": (["numpy"], "import numpy"),
     "vitpool": (["vitpool"], "import vitpool\nvitpool.create_model"),

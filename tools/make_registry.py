@@ -12,7 +12,6 @@ Values shared by most configurations stand once, under "cfg_defaults".
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -28,16 +27,6 @@ IMPLIED = {"architecture", "tag", "state_dict", "source"}
 
 # Two deprecated names lead to a tag that timm has renamed since, where timm raises.
 RENAMED = {"sam": "sam_in1k"}
-
-
-def import_timm() -> Any:
-    """Import timm, also beside a torchvision whose compiled operators do not load."""
-    torch: Any = importlib.import_module("torch")
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # torchvision did declare it
-            library.define(f"{name}(Tensor dets, Tensor scores, float t) -> Tensor")
-    return importlib.import_module("timm")
 
 
 def name_of(value: Any) -> Any:
@@ -89,7 +78,7 @@ def captured_arguments(timm: Any, name: str) -> dict[str, Any]:
 
 def main(output: pathlib.Path) -> None:
     """Write the table to `output`."""
-    timm = import_timm()
+    timm: Any = importlib.import_module("import_timm").timm
     _registry: Any = importlib.import_module("timm.models._registry")
     PretrainedCfg: Any = importlib.import_module(
         "timm.models._pretrained"

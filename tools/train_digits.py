@@ -17,7 +17,6 @@ weights each time (one thread, fixed seeds); another may differ in the last bits
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import math
@@ -28,23 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from import_timm import timm  # noqa: F401 - the first import of it
 from PIL import Image
 from safetensors.torch import load_file, save
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
-# timm imports torchvision, which describes its operators nms and qnms to torch. Where
-# its compiled library does not load beside the installed torch, the import fails since
-# they do not exist; declaring the two, which nothing here calls, is enough.
-try:
-    importlib.import_module("torchvision")
-except RuntimeError:
-    _torchvision = torch.library.Library("torchvision", "DEF")
-    for _op in ("nms", "qnms"):
-        _torchvision.define(
-            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-
 from timm.data import create_transform, resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
