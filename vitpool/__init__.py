@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm's Vision Transformers in C behind a CPython module, no PyTorch at run time.
 
 >>> import vitpool

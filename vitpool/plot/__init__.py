@@ -12,11 +12,11 @@ None stands for the model's own. A heat map is a number for each patch: (rows, c
 from __future__ import annotations
 
 from .figures import attention_figure, layers_figure, pools_figure, rollout_figure
-from .numbers import Heat, attention_maps, pool_weights, pools_of, rollout
+from .numbers import Heat as Heat
+from .numbers import attention_maps, pool_weights, pools_of, rollout
 from .pictures import attention_row, colours, overlay, stack_rows, view
 
 __all__ = [
-    "Heat",
     "attention_figure",
     "attention_maps",
     "attention_row",
