@@ -1,10 +1,10 @@
-/* The parts of a model, named as in timm, and what a forward pass carries through them.
+/* The parts of a model, named as in timm, and what runs each of them in a pass.
  * Internal to model/. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_MODEL_MODULES_H
 #define VP_MODEL_MODULES_H
 
 #include "gemm/gemm.h"
-#include "model/vit.h"
+#include "model/pass.h"
 
 typedef struct {
     vp_weight *weight, *bias; /* W[out][in], b[out] or NULL */
@@ -70,31 +70,7 @@ struct vp_vit {
  * kinds of the norms. (model/params.c) */
 vp_status vp_vit_declare_params(vp_vit *vit, vp_error *err);
 
-/* One forward pass over `batch` images: scratch matrices with rows of odd cache lines. */
-typedef struct {
-    vp_run run;
-    vp_team team;
-    const vp_vit *vit;
-    const vp_config *config;
-    size_t batch, tokens;
-    const vp_mask *mask; /* for the whole chunk */
-    vp_profile *profile;
-    size_t ldx, ldqkv, ldh, lddiff;
-    float *x;    /* [M][C] residual stream */
-    float *a;    /* [M][C] normed input, then attention's output */
-    float *t;    /* [M][C] sums of parallel branches; or NULL */
-    float *qkv;  /* [M][3 C] */
-    float *h;    /* [M][hidden (+ C)] */
-    float *diff; /* [M][2 C]; or NULL */
-    /* the head's: R rows is B, or M without a pool */
-    float *pooled, *pool_a;          /* [R][C] */
-    float *pool_h;                   /* [B][hidden] */
-    float *scores;                   /* [M][H], map; rows ldscores apart */
-    float *head_means, *head_values; /* [B H][C], map */
-    size_t ldscores;
-} vp_pass;
-
-/* -- shared by block.c, attn_pool.c and vit.c -- */
+/* -- in a pass -- */
 
 /* y = norm(x), m rows. */
 void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size_t ldy,
@@ -132,6 +108,15 @@ void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_im
                           size_t n, float *out, size_t ldo, float *weights);
 size_t vp_attn_pool_scratch(const vp_config *config, size_t workers, size_t batch,
                             size_t n);
+
+/* forward_head of x[B][N] rows ldx apart, as `output` asks; weights: NULL, or where the
+ * attention pool's go. (model/head.c) */
+void vp_head_forward(vp_pass *pass, const float *x, size_t ldx, vp_output output,
+                     float *out, float *weights);
+
+/* Its end alone: fc_norm, then the head if wanted, of `rows` pooled rows. */
+void vp_head_classify(vp_pass *pass, const float *pooled, size_t ldp, size_t rows,
+                      vp_output output, float *out);
 
 /* Derives pool->query. */
 vp_status vp_attn_pool_finish(vp_vit *vit, vp_error *err);

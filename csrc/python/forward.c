@@ -325,8 +325,10 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
         r.forward.out = PyArray_DATA(r.out);
     }
     vp_status status;
-    Py_BEGIN_ALLOW_THREADS status = vp_vit_forward(r.vit, workspaces, &r.forward, &err);
-    Py_END_ALLOW_THREADS result = status == VP_OK ? results(&r) : vp_raise(&err);
+    Py_BEGIN_ALLOW_THREADS
+    status = vp_vit_forward(r.vit, workspaces, &r.forward, &err);
+    Py_END_ALLOW_THREADS
+    result = status == VP_OK ? results(&r) : vp_raise(&err);
 done:
     request_free(&r);
     Py_XDECREF(none);
@@ -382,9 +384,9 @@ PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwar
         out = new_output(vp_vit_config(vit), output, batch, n);
         vp_status status = VP_OK;
         if (out != NULL) {
-            Py_BEGIN_ALLOW_THREADS status =
-                vp_vit_forward_head(vit, workspaces, PyArray_DATA(tokens), batch, n,
-                                    output, PyArray_DATA(out), &err);
+            Py_BEGIN_ALLOW_THREADS
+            status = vp_vit_forward_head(vit, workspaces, PyArray_DATA(tokens), batch,
+                                         n, output, PyArray_DATA(out), &err);
             Py_END_ALLOW_THREADS
         }
         if (status != VP_OK) {
@@ -419,7 +421,8 @@ PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
               : pool == VP_POOL_NONE ? vp_array_new(3, shape)
                                      : vp_array_new(2, pooled);
         if (out != NULL) {
-            Py_BEGIN_ALLOW_THREADS status =
+            Py_BEGIN_ALLOW_THREADS
+            status =
                 vp_vit_pool(vit, workspaces, PyArray_DATA(tokens), (size_t)shape[0],
                             (size_t)shape[1], pool, PyArray_DATA(out), &err);
             Py_END_ALLOW_THREADS

@@ -81,8 +81,10 @@ static int set_from_array(vp_vit *vit, size_t i, PyObject *value)
     }
     vp_error err;
     vp_status status;
-    Py_BEGIN_ALLOW_THREADS status = vp_vit_set_param(vit, i, PyArray_DATA(array), &err);
-    Py_END_ALLOW_THREADS Py_DECREF(array);
+    Py_BEGIN_ALLOW_THREADS
+    status = vp_vit_set_param(vit, i, PyArray_DATA(array), &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(array);
     if (status != VP_OK) {
         (void)vp_raise(&err);
         return -1;
@@ -103,8 +105,8 @@ static int fill(vp_vit *vit, const source *from)
                 return -1;
             }
         } else {
-            Py_BEGIN_ALLOW_THREADS status =
-                vp_vit_init_param(vit, i, &from->init, &err);
+            Py_BEGIN_ALLOW_THREADS
+            status = vp_vit_init_param(vit, i, &from->init, &err);
             Py_END_ALLOW_THREADS
         }
         if (status != VP_OK) {
@@ -232,13 +234,13 @@ static PyObject *model_reset_classifier(PyObject *object, PyObject *args,
         if (vit == NULL) {
             return NULL;
         }
-        Py_BEGIN_ALLOW_THREADS status =
-            vp_vit_reset_classifier(vit, (size_t)classes, given ? &pool : NULL,
-                                    add_attn_pool, seed, &next, &err);
+        Py_BEGIN_ALLOW_THREADS
+        status = vp_vit_reset_classifier(vit, (size_t)classes, given ? &pool : NULL,
+                                         add_attn_pool, seed, &next, &err);
         committed = status == VP_OK && commit(self, vit, next);
         vp_vit_unref(vit);
-        Py_END_ALLOW_THREADS if (status != VP_OK)
-        {
+        Py_END_ALLOW_THREADS
+        if (status != VP_OK) {
             return vp_raise(&err);
         }
     }
@@ -380,8 +382,10 @@ static PyObject *model_get_parameter(PyObject *object, PyObject *target)
         array = vp_array_new((int)param->ndim, shape);
     }
     if (array != NULL) {
-        Py_BEGIN_ALLOW_THREADS vp_weight_get(*param->slot, PyArray_DATA(array));
-        Py_END_ALLOW_THREADS PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
+        Py_BEGIN_ALLOW_THREADS
+        vp_weight_get(*param->slot, PyArray_DATA(array));
+        Py_END_ALLOW_THREADS
+        PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
     }
     vp_vit_unref(vit);
     return (PyObject *)array;

@@ -116,9 +116,10 @@ static PyObject *normalize_u8(PyObject *module, PyObject *args)
     const npy_intp shape[3] = {size[2], size[0], size[1]};
     PyArrayObject *out = vp_array_new(3, shape);
     if (out != NULL) {
-        Py_BEGIN_ALLOW_THREADS vp_normalize_pixels(
-            PyArray_DATA(out), PyArray_DATA(pixels), (size_t)(size[0] * size[1]),
-            (size_t)size[2], PyArray_DATA(mean), PyArray_DATA(std));
+        Py_BEGIN_ALLOW_THREADS
+        vp_normalize_pixels(PyArray_DATA(out), PyArray_DATA(pixels),
+                            (size_t)(size[0] * size[1]), (size_t)size[2],
+                            PyArray_DATA(mean), PyArray_DATA(std));
         Py_END_ALLOW_THREADS
     }
     result = (PyObject *)out;
