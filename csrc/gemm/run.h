@@ -6,16 +6,25 @@
 #ifndef VP_GEMM_RUN_H
 #define VP_GEMM_RUN_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 
+#include "base/limits.h"
 #include "base/parallel.h"
 #include "gemm/ukr.h"
 #include "kernels/kernels.h"
+
+/* How often attention's outer loops ran: work items, and blocks of keys in all of them. */
+typedef struct {
+    atomic_size_t query_blocks, key_blocks;
+} vp_counts;
 
 typedef struct {
     vp_team *team;
     const vp_kernels *kernels;
     const vp_ukr *ukr;
+    vp_limits limits;
+    vp_counts *counts; /* NULL: nobody counts */
     float *scratch;    /* 64-byte aligned, per_worker floats for each of the team */
     size_t per_worker; /* a multiple of 16 */
 } vp_run;

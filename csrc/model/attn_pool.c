@@ -12,8 +12,10 @@
 #include "model/modules.h"
 #include "ops/pool.h"
 
-size_t vp_attn_pool_scratch(const vp_config *c, size_t workers, size_t batch, size_t n)
+size_t vp_attn_pool_scratch(const vp_pass *pass)
 {
+    const vp_config *c = pass->config;
+    const size_t workers = pass->team.workers, batch = pass->batch, n = pass->tokens;
     size_t need = 0;
     if (c->attn_pool == VP_POOL_MAP) {
         vp_scratch_max(&need, n);
@@ -23,7 +25,7 @@ size_t vp_attn_pool_scratch(const vp_config *c, size_t workers, size_t batch, si
         vp_scratch_max(&need, vp_gemm_scratch(workers, batch, c->mlp_hidden, 0));
     } else if (c->attn_pool == VP_POOL_PRR) {
         const size_t d = c->embed_dim / c->num_heads;
-        vp_scratch_max(&need, vp_attention_scratch(n, d, d));
+        vp_scratch_max(&need, vp_attention_scratch(&pass->run, n, d, d));
     }
     return need;
 }

@@ -106,8 +106,9 @@ void vp_block_forward(vp_pass *pass, const vp_block *block, vp_last last,
  * type's projections and MLP. weights: NULL or the attention weights. */
 void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
                           size_t n, float *out, size_t ldo, float *weights);
-size_t vp_attn_pool_scratch(const vp_config *config, size_t workers, size_t batch,
-                            size_t n);
+
+/* What each worker needs for it. */
+size_t vp_attn_pool_scratch(const vp_pass *pass);
 
 /* forward_head of x[B][N] rows ldx apart, as `output` asks; weights: NULL, or where the
  * attention pool's go. (model/head.c) */

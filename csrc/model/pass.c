@@ -7,10 +7,6 @@
 #include "base/memory.h"
 #include "model/modules.h"
 
-/* A larger batch goes through in chunks of about this many bytes of activations: scratch
- * stays bounded, and they stay in a last-level cache instead of streaming from memory. */
-#define CHUNK_BYTES ((size_t)12 << 20)
-
 const char *const vp_profile_names[VP_PROFILE_COUNT] = {
 #define VP_PROFILE_NAME(name) #name,
     VP_PROFILE_OPS(VP_PROFILE_NAME)
@@ -23,11 +19,13 @@ static size_t max_size(size_t a, size_t b)
 }
 
 /* Images in a chunk: of `batch`, each of `tokens` tokens. */
-static size_t chunk_of(const vp_config *c, size_t batch, size_t tokens)
+static size_t chunk_of(const vp_pass *pass, size_t batch, size_t tokens)
 {
+    const vp_config *c = pass->config;
     const size_t widest = max_size(vp_config_hidden(c), 3 * c->embed_dim);
     const size_t floats = tokens * (5 * c->embed_dim + widest);
-    const size_t images = CHUNK_BYTES / sizeof(float) / max_size(floats, 1);
+    const size_t images =
+        pass->run.limits.chunk_bytes / sizeof(float) / max_size(floats, 1);
     return images < 1 ? 1 : images < batch ? images : batch;
 }
 
@@ -51,14 +49,15 @@ static size_t worker_scratch(const vp_pass *pass, vp_pass_part part)
     const vp_config *c = pass->config;
     const size_t m = pass->batch * pass->tokens, workers = pass->team.workers;
     const size_t rows = max_size(pass->batch, m), width = c->embed_dim;
-    size_t need = vp_attn_pool_scratch(c, workers, pass->batch, pass->tokens);
+    size_t need = vp_attn_pool_scratch(pass);
     vp_scratch_max(&need, vp_gemm_scratch(workers, rows, width, 0));
     if (part == VP_PASS_WHOLE) {
         const bool gated = c->mlp != VP_MLP_PLAIN;
         vp_scratch_max(&need, vp_gemm_scratch(workers, m, patch_size(c), 0));
         vp_scratch_max(&need, vp_gemm_scratch(workers, rows, width, gated));
         vp_scratch_max(&need, vp_gemm_scratch(workers, rows, widest_hidden(c), 0));
-        vp_scratch_max(&need, vp_attention_scratch(pass->tokens, vp_config_head_dim(c),
+        vp_scratch_max(&need, vp_attention_scratch(&pass->run, pass->tokens,
+                                                   vp_config_head_dim(c),
                                                    width / c->num_heads));
     }
     return need;
@@ -127,12 +126,13 @@ vp_status vp_pass_open(vp_pass *pass, const vp_vit *vit, vp_workspaces *workspac
     memset(pass, 0, sizeof *pass);
     pass->vit = vit;
     pass->config = &vit->config;
-    pass->batch = chunk_of(pass->config, batch, tokens);
-    pass->tokens = tokens;
-    (void)vp_team_open(&pass->team);
-    pass->run.team = &pass->team;
     pass->run.kernels = vp_kernels_get();
     pass->run.ukr = vp_ukr_get();
+    pass->run.limits = vp_limits_get();
+    pass->run.team = &pass->team;
+    pass->batch = chunk_of(pass, batch, tokens);
+    pass->tokens = tokens;
+    (void)vp_team_open(&pass->team);
     vp_arena arena = {NULL, 0, 0};
     plan(pass, &arena, part);
     pass->workspaces = workspaces;

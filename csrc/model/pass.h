@@ -16,6 +16,7 @@ typedef struct {
     size_t batch, tokens; /* images of this chunk, tokens of an image */
     const vp_mask *mask;  /* for the whole chunk */
     vp_profile *profile;
+    vp_counts counts; /* of all chunks, where there is a profile */
     vp_workspaces *workspaces;
     vp_workspace *workspace; /* taken from them; what the pointers below point into */
     size_t ldx, ldqkv, ldh, lddiff;

@@ -22,6 +22,9 @@ typedef struct {
     double flops[VP_PROFILE_COUNT]; /* 2 for each multiply-add of a matrix product */
     size_t calls[VP_PROFILE_COUNT];
     double total; /* seconds of the whole pass */
+    /* How often its outer loops ran: chunks of the batch; in attention work items, and
+     * blocks of keys in all of them. */
+    size_t chunks, query_blocks, key_blocks;
 } vp_profile;
 
 extern const char *const vp_profile_names[VP_PROFILE_COUNT];

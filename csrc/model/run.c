@@ -160,6 +160,7 @@ vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
     }
     const size_t chunk = pass.batch;
     pass.profile = f->profile;
+    pass.run.counts = f->profile != NULL ? &pass.counts : NULL;
     const double start = f->profile != NULL ? vp_profile_now() : 0.0;
     for (size_t first = 0; first < f->batch; first += chunk) {
         vp_mask mask;
@@ -175,6 +176,9 @@ vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
     }
     if (f->profile != NULL) {
         f->profile->total += vp_profile_now() - start;
+        f->profile->chunks += (f->batch + chunk - 1) / chunk;
+        f->profile->query_blocks += pass.counts.query_blocks;
+        f->profile->key_blocks += pass.counts.key_blocks;
     }
     vp_pass_close(&pass);
     return VP_OK;

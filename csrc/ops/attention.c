@@ -6,18 +6,23 @@
 
 #include "gemm/gemm.h"
 
-/* Keys in a block: their packed keys and values, and a strip's scores, stay in L2 and L1.
- * Fixed, so that a sum's order depends on nk alone. */
-#define BLOCK_KEYS ((size_t)512)
-/* Of them, keys whose weights are packed at a time, for L1. */
+/* Of a block of keys, those whose weights are packed at a time, for L1. */
 #define PACKED_KEYS ((size_t)128)
-/* Queries in a work item, at most: each item packs all keys and values of its head. */
-#define BLOCK_QUERIES ((size_t)448)
 #define ITEMS_PER_WORKER ((size_t)3)
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
 
 static size_t round_up(size_t n, size_t to)
 {
-    return (n + to - 1) / to * to;
+    return ceil_div(n, to) * to;
 }
 
 /* Per-worker scratch. */
@@ -26,16 +31,19 @@ typedef struct {
     float *values;    /* panels [keys][panel_step] of a block's values */
     float *panel;     /* one panel before it is cut, for cut_panel */
     float *scores;    /* [mr][score_stride] */
-    float *sums;      /* [BLOCK_QUERIES + mr][sum_stride]: out before the division */
+    float *sums;      /* [block_queries + mr][sum_stride]: out before the division */
     float *strip;     /* a packed strip of queries or weights, for pack_strip */
-    float *max, *sum; /* [BLOCK_QUERIES] */
+    float *max, *sum; /* [block_queries] */
     size_t score_stride, sum_stride;
 } room;
 
-static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float *base,
+/* Lays a room out at base; at NULL it only measures. Returns floats. */
+static size_t lay_out(const vp_run *run, size_t nk, size_t dk, size_t dv, float *base,
                       room *r)
 {
-    const size_t keys = nk < BLOCK_KEYS ? nk : BLOCK_KEYS;
+    const vp_ukr *ukr = run->ukr;
+    const size_t queries = run->limits.block_queries;
+    const size_t keys = min_size(nk, run->limits.block_keys);
     const size_t deep_dk = vp_ukr_depth(ukr, dk), deep_keys = vp_ukr_depth(ukr, keys);
     const size_t deepest = deep_keys > deep_dk ? deep_keys : deep_dk;
     const size_t deep_strip = deep_dk > PACKED_KEYS ? deep_dk : PACKED_KEYS;
@@ -51,18 +59,18 @@ static size_t lay_out(const vp_ukr *ukr, size_t nk, size_t dk, size_t dv, float 
     TAKE(values, value_columns / ukr->nr * ukr->panel_step * deep_keys + 128);
     TAKE(panel, ukr->cut_panel != NULL ? ukr->nr * deepest : 0);
     TAKE(scores, ukr->mr * r->score_stride);
-    TAKE(sums, (BLOCK_QUERIES + ukr->mr) * r->sum_stride);
+    TAKE(sums, (queries + ukr->mr) * r->sum_stride);
     TAKE(strip, ukr->pack_strip != NULL ? ukr->strip_step * deep_strip + 128 : 0);
-    TAKE(max, BLOCK_QUERIES);
-    TAKE(sum, BLOCK_QUERIES);
+    TAKE(max, queries);
+    TAKE(sum, queries);
 #undef TAKE
     return used;
 }
 
-size_t vp_attention_scratch(size_t nk, size_t dk, size_t dv)
+size_t vp_attention_scratch(const vp_run *run, size_t nk, size_t dk, size_t dv)
 {
     room r;
-    return lay_out(vp_ukr_get(), nk, dk, dv, NULL, &r);
+    return lay_out(run, nk, dk, dv, NULL, &r);
 }
 
 /* Panel i of a matrix with k rows. */
@@ -84,14 +92,17 @@ static void make_ready(const vp_ukr *ukr, const float *panel, size_t k, float *r
     }
 }
 
-/* Packs keys [n][dk] as panels [dk][nr], absent keys as zeros. */
+/* Packs a block of keys [n][dk] as panels [dk][nr], absent keys as zeros. */
 static void pack_keys(const vp_run *run, const room *r, const float *k, size_t row,
                       size_t n, size_t dk)
 {
     const vp_ukr *ukr = run->ukr;
     const size_t nr = ukr->nr;
+    if (run->counts != NULL) {
+        atomic_fetch_add(&run->counts->key_blocks, 1);
+    }
     for (size_t j = 0; j < n; j += nr) {
-        const size_t cols = n - j < nr ? n - j : nr;
+        const size_t cols = min_size(n - j, nr);
         float *ready = panel_at(ukr, r->keys, j / nr, dk);
         float *panel = panel_room(ukr, r, ready);
         if (cols < nr) {
@@ -109,7 +120,7 @@ static void pack_values(const vp_run *run, const room *r, const float *v, size_t
     const vp_ukr *ukr = run->ukr;
     const size_t nr = ukr->nr;
     for (size_t d = 0; d < dv; d += nr) {
-        const size_t cols = dv - d < nr ? dv - d : nr;
+        const size_t cols = min_size(dv - d, nr);
         float *ready = panel_at(ukr, r->values, d / nr, n);
         float *panel = panel_room(ukr, r, ready);
         for (size_t i = 0; i < n; i++) {
@@ -168,7 +179,7 @@ static void value_strip(const vp_run *run, const room *r, size_t i0, size_t rows
     const size_t part = ukr->pack_strip != NULL ? PACKED_KEYS : keys;
     vp_ahead nothing = {.panel = r->values};
     for (size_t j = 0; j < keys; j += part) {
-        const size_t n = keys - j < part ? keys - j : part;
+        const size_t n = min_size(keys - j, part);
         const float *weights = r->scores + j;
         if (ukr->pack_strip != NULL) {
             ukr->pack_strip(ukr, r->strip, weights, r->score_stride, rows, n);
@@ -191,43 +202,57 @@ typedef struct {
     float *weights;
 } job;
 
-/* One block of queries of one head of one image. */
+/* A work item: a block of queries of one head of one image. */
+typedef struct {
+    size_t b, h, q0, nq; /* queries [q0, q0 + nq) */
+    const float *q, *k;
+    room r;
+} block;
+
+static block block_of(const job *j, size_t item, size_t worker)
+{
+    const vp_attention *at = j->at;
+    block it = {.b = item / j->query_blocks / at->heads,
+                .h = item / j->query_blocks % at->heads,
+                .q0 = item % j->query_blocks * j->queries};
+    it.nq = min_size(at->nq - it.q0, j->queries);
+    it.q = at->q + it.b * at->q_image + it.q0 * at->q_row + it.h * at->dk;
+    it.k = at->k + it.b * at->kv_image + it.h * at->dk;
+    (void)lay_out(j->run, at->nk, at->dk, at->dv, vp_run_worker(j->run, worker), &it.r);
+    if (j->run->counts != NULL) {
+        atomic_fetch_add(&j->run->counts->query_blocks, 1);
+    }
+    return it;
+}
+
 static void attention_task(void *ctx, size_t item, size_t worker)
 {
     const job *j = ctx;
     const vp_run *run = j->run;
     const vp_attention *at = j->at;
     const vp_ukr *ukr = run->ukr;
-    const size_t q0 = item % j->query_blocks * j->queries;
-    const size_t h = item / j->query_blocks % at->heads;
-    const size_t b = item / j->query_blocks / at->heads;
-    if (q0 >= at->nq) {
-        return;
-    }
-    const size_t nq = at->nq - q0 < j->queries ? at->nq - q0 : j->queries;
-    const float *q = at->q + b * at->q_image + q0 * at->q_row + h * at->dk;
-    const float *k = at->k + b * at->kv_image + h * at->dk;
+    const block it = block_of(j, item, worker);
+    const size_t b = it.b, h = it.h, q0 = it.q0, nq = it.nq;
     const float *v = at->v + b * at->kv_image + h / at->group * at->dv;
     float *out = at->out + b * at->out_image + q0 * at->out_row + h * at->dv;
-    room r;
-    (void)lay_out(ukr, at->nk, at->dk, at->dv, vp_run_worker(run, worker), &r);
+    const room r = it.r;
     for (size_t i = 0; i < nq; i++) {
         r.max[i] = -INFINITY;
         r.sum[i] = 0.0f;
     }
 
-    vp_ukr_enter(run->ukr);
-    for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
-        const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
-        pack_keys(run, &r, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+    vp_ukr_enter(ukr);
+    for (size_t j0 = 0; j0 < at->nk; j0 += run->limits.block_keys) {
+        const size_t keys = min_size(at->nk - j0, run->limits.block_keys);
+        pack_keys(run, &r, it.k + j0 * at->kv_row, at->kv_row, keys, at->dk);
         pack_values(run, &r, v + j0 * at->kv_row, at->kv_row, keys, at->dv);
-        const size_t strips = (nq + ukr->mr - 1) / ukr->mr;
+        const size_t strips = ceil_div(nq, ukr->mr);
         size_t i0 = 0;
         for (size_t strip = 0; strip < strips; strip++) {
             /* strips of nearly equal height, as in gemm.c */
             const size_t rows = nq / strips + (strip < nq % strips);
             /* pass 1: scores of the strip */
-            score_strip(run, &r, q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
+            score_strip(run, &r, it.q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
             /* pass 2: online softmax, row by row */
             for (size_t i = 0; i < rows; i++) {
                 float *scores = r.scores + i * r.score_stride;
@@ -262,14 +287,14 @@ static void run_items(job *j, vp_task task)
     if (pairs == 0 || at->nq == 0 || at->nk == 0) {
         return;
     }
-    /* Blocks no larger than BLOCK_QUERIES, and enough of them for every worker. */
-    size_t blocks = (at->nq + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
-    const size_t wanted = (ITEMS_PER_WORKER * workers + pairs - 1) / pairs;
+    /* Blocks no larger than the limit, and enough of them for every worker. */
+    size_t blocks = ceil_div(at->nq, j->run->limits.block_queries);
+    const size_t wanted = ceil_div(ITEMS_PER_WORKER * workers, pairs);
     if (workers > 1 && blocks < wanted && pairs % workers != 0) {
-        blocks = wanted < at->nq ? wanted : at->nq;
+        blocks = min_size(wanted, at->nq);
     }
-    j->queries = (at->nq + blocks - 1) / blocks;
-    j->query_blocks = (at->nq + j->queries - 1) / j->queries;
+    j->queries = ceil_div(at->nq, blocks);
+    j->query_blocks = ceil_div(at->nq, j->queries);
     vp_parallel_for(j->run->team, pairs * j->query_blocks, task, j);
 }
 
@@ -286,32 +311,25 @@ static void weights_task(void *ctx, size_t item, size_t worker)
     const job *j = ctx;
     const vp_run *run = j->run;
     const vp_attention *at = j->at;
-    const size_t q0 = item % j->query_blocks * j->queries;
-    const size_t h = item / j->query_blocks % at->heads;
-    const size_t b = item / j->query_blocks / at->heads;
-    if (q0 >= at->nq) {
-        return;
-    }
-    const size_t nq = at->nq - q0 < j->queries ? at->nq - q0 : j->queries;
-    const float *q = at->q + b * at->q_image + q0 * at->q_row + h * at->dk;
-    const float *k = at->k + b * at->kv_image + h * at->dk;
+    const vp_ukr *ukr = run->ukr;
+    const block it = block_of(j, item, worker);
+    const size_t b = it.b, h = it.h, q0 = it.q0, nq = it.nq;
+    const room r = it.r;
     float *weights = j->weights + ((b * at->heads + h) * at->nq + q0) * at->nk;
-    room r;
-    (void)lay_out(run->ukr, at->nk, at->dk, at->dv, vp_run_worker(run, worker), &r);
-    vp_ukr_enter(run->ukr);
-    for (size_t j0 = 0; j0 < at->nk; j0 += BLOCK_KEYS) {
-        const size_t keys = at->nk - j0 < BLOCK_KEYS ? at->nk - j0 : BLOCK_KEYS;
-        pack_keys(run, &r, k + j0 * at->kv_row, at->kv_row, keys, at->dk);
-        for (size_t i0 = 0; i0 < nq; i0 += run->ukr->mr) {
-            const size_t rows = nq - i0 < run->ukr->mr ? nq - i0 : run->ukr->mr;
-            score_strip(run, &r, q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
+    vp_ukr_enter(ukr);
+    for (size_t j0 = 0; j0 < at->nk; j0 += run->limits.block_keys) {
+        const size_t keys = min_size(at->nk - j0, run->limits.block_keys);
+        pack_keys(run, &r, it.k + j0 * at->kv_row, at->kv_row, keys, at->dk);
+        for (size_t i0 = 0; i0 < nq; i0 += ukr->mr) {
+            const size_t rows = min_size(nq - i0, ukr->mr);
+            score_strip(run, &r, it.q + i0 * at->q_row, at->q_row, rows, keys, at->dk);
             for (size_t i = 0; i < rows; i++) {
                 memcpy(weights + (i0 + i) * at->nk + j0, r.scores + i * r.score_stride,
                        keys * sizeof(float));
             }
         }
     }
-    vp_ukr_leave(run->ukr);
+    vp_ukr_leave(ukr);
     for (size_t i = 0; i < nq; i++) {
         float *row = weights + i * at->nk;
         const float scale = mask_row(at, b, h, q0 + i, 0, at->nk, row);

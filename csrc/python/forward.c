@@ -251,7 +251,10 @@ static PyArrayObject *new_output(const vp_config *c, vp_output output, size_t ba
 
 static PyObject *profile_dict(const vp_profile *p)
 {
-    PyObject *dict = Py_BuildValue("{s:d}", "total", p->total);
+    PyObject *dict = Py_BuildValue("{s:d,s:n,s:n,s:n}", "total", p->total, "chunks",
+                                   (Py_ssize_t)p->chunks, "query_blocks",
+                                   (Py_ssize_t)p->query_blocks, "key_blocks",
+                                   (Py_ssize_t)p->key_blocks);
     for (int i = 0; dict != NULL && i < VP_PROFILE_COUNT; i++) {
         PyObject *row =
             Py_BuildValue("{s:d,s:d,s:n}", "seconds", p->seconds[i], "flops",

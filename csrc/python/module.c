@@ -3,6 +3,7 @@
 #include "python/core.h"
 
 #include "base/cpu.h"
+#include "base/limits.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "model/info.h"
@@ -170,6 +171,32 @@ static PyObject *fail_allocations_after(PyObject *module, PyObject *n)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(set_limits_doc,
+             "_set_limits(chunk_bytes=0, block_keys=0, block_queries=0)\n--\n\n"
+             "For tests: bytes of a batch's chunk, keys and queries of attention's "
+             "blocks, in\nforward passes that begin from now on; 0: the default.");
+
+static PyObject *set_limits(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = {"chunk_bytes", "block_keys", "block_queries", NULL};
+    PyObject *given[3] = {NULL, NULL, NULL};
+    size_t limits[3] = {0, 0, 0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOO:_set_limits", names, &given[0],
+                                     &given[1], &given[2])) {
+        return NULL;
+    }
+    for (int i = 0; i < 3; i++) {
+        const Py_ssize_t n = given[i] != NULL ? vp_count_from(given[i], names[i]) : 0;
+        if (n < 0) {
+            return NULL;
+        }
+        limits[i] = (size_t)n;
+    }
+    vp_limits_set((vp_limits){limits[0], limits[1], limits[2]});
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"set_num_threads", set_num_threads, METH_O, set_num_threads_doc},
     {"get_num_threads", get_num_threads, METH_NOARGS, get_num_threads_doc},
@@ -177,6 +204,8 @@ static PyMethodDef functions[] = {
     {"normalize_u8", normalize_u8, METH_VARARGS, normalize_u8_doc},
     {"param_shapes", param_shapes, METH_O, param_shapes_doc},
     {"_fail_allocations_after", fail_allocations_after, METH_O, fail_after_doc},
+    {"_set_limits", (PyCFunction)(void (*)(void))set_limits,
+     METH_VARARGS | METH_KEYWORDS, set_limits_doc},
     {NULL, NULL, 0, NULL},
 };
 
