@@ -65,15 +65,16 @@ class VisionTransformer:
     def _run(
         self,
         x: Any,
-        output: int,
+        output: SupportsIndex,
         attn_mask: Any = None,
         is_causal: bool = False,
         pos_embed: NDArray[np.float32] | None = None,
-        depth: int = -1,
-        taps: Sequence[tuple[int, int]] = (),
+        depth: SupportsIndex = -1,
+        taps: Sequence[tuple[int, int] | tuple[int, int, str]] = (),
         maps: Sequence[tuple[int, int]] = (),
         profile: bool = False,
-        serial: int = 0,
+        serial: SupportsIndex = 0,
+        first: SupportsIndex | None = None,
     ) -> (
         tuple[
             NDArray[np.float32] | None,
@@ -83,6 +84,7 @@ class VisionTransformer:
         ]
         | None
     ): ...
+    def fc_norm(self, x: Any, /) -> NDArray[np.float32]: ...
     def forward_head(self, x: Any, pre_logits: bool = False) -> NDArray[np.float32]: ...
     def pool(self, x: Any, pool_type: str | None = None) -> NDArray[np.float32]: ...
     def reset_classifier(

@@ -8,7 +8,6 @@
 
 typedef enum {
     VP_OK = 0,
-    VP_ERR_TYPE,   /* TypeError */
     VP_ERR_VALUE,  /* ValueError */
     VP_ERR_KEY,    /* KeyError: no parameter of that name */
     VP_ERR_MEMORY, /* MemoryError */

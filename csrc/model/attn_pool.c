@@ -107,7 +107,7 @@ static void map_task(void *ctx, size_t item, size_t worker)
 }
 
 static void map_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
-                        size_t n, float *out, size_t ldo, float *weights)
+                        size_t n, float *out, size_t ldo)
 {
     const vp_config *c = pass->config;
     const vp_attn_pool *pool = &pass->vit->pool;
@@ -118,7 +118,7 @@ static void map_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
         gemm.finish.out_stride = pass->ldscores;
         vp_gemm_run(&pass->run, &gemm);
     }
-    map_job j = {pass, x, ldx, x_image, n, weights};
+    map_job j = {pass, x, ldx, x_image, n, vp_pass_map(pass, 0)};
     vp_parallel_for(pass->run.team, pass->batch * heads, map_task, &j);
     /* Every head's mean times the whole Wv; of each row one head's columns are used. */
     vp_finish values = {.bias = pool->kv.bias->plain + c->embed_dim,
@@ -147,7 +147,7 @@ static void map_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
 
 /* Self-attention of the tokens without projections, then the class token or the mean. */
 static void prr_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
-                        size_t n, float *out, size_t ldo, float *weights)
+                        size_t n, float *out, size_t ldo)
 {
     const vp_config *c = pass->config;
     const size_t d = c->embed_dim / c->num_heads;
@@ -166,6 +166,7 @@ static void prr_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
                        .kv_row = ldx,
                        .kv_image = x_image,
                        .scale = 1.0f / sqrtf((float)d)};
+    float *weights = vp_pass_map(pass, 0);
     if (weights != NULL) {
         vp_attention_weights(&pass->run, &at, weights);
     }
@@ -185,11 +186,11 @@ static void prr_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
 }
 
 void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
-                          size_t n, float *out, size_t ldo, float *weights)
+                          size_t n, float *out, size_t ldo)
 {
     if (pass->config->attn_pool == VP_POOL_MAP) {
-        map_forward(pass, x, ldx, x_image, n, out, ldo, weights);
+        map_forward(pass, x, ldx, x_image, n, out, ldo);
     } else {
-        prr_forward(pass, x, ldx, x_image, n, out, ldo, weights);
+        prr_forward(pass, x, ldx, x_image, n, out, ldo);
     }
 }

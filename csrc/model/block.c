@@ -6,8 +6,9 @@
 #include "model/modules.h"
 #include "ops/pool.h"
 
-void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size_t ldy,
-                    const float *x, size_t ldx)
+/* y = norm(x) of `heads` neighbouring vectors of n in each of m rows; y may be x */
+static void norm_heads(vp_pass *pass, const vp_norm *norm, size_t m, size_t heads,
+                       size_t n, float *y, size_t ldy, const float *x, size_t ldx)
 {
     const vp_norm_op op = {norm->kind, norm->eps,
                            norm->weight != NULL ? norm->weight->plain : NULL,
@@ -15,9 +16,21 @@ void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size
     if (norm->kind == VP_NORM_NONE && y == x) {
         return;
     }
-    VP_PROFILED(
-        pass->profile, norm, 0,
-        vp_norm_run(&pass->run, &op, m, pass->config->embed_dim, y, ldy, x, ldx));
+    VP_PROFILED(pass->profile, norm, 0,
+                vp_norm_run(&pass->run, &op, m, heads, n, y, ldy, x, ldx));
+}
+
+void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size_t ldy,
+                    const float *x, size_t ldx)
+{
+    norm_heads(pass, norm, m, 1, pass->config->embed_dim, y, ldy, x, ldx);
+}
+
+void vp_module_copy(vp_pass *pass, size_t m, float *y, size_t ldy, const float *x,
+                    size_t ldx)
+{
+    const vp_norm identity = {.kind = VP_NORM_NONE};
+    vp_module_norm(pass, &identity, m, y, ldy, x, ldx);
 }
 
 vp_finish vp_module_finish(const vp_linear *linear, float *out, size_t ldo)
@@ -46,26 +59,13 @@ static double linear_flops(const vp_linear *linear, size_t m)
 
 /* -- attention -- */
 
-/* Rows of a norm over whole rows of `n`, in place. */
-static void norm_rows(vp_pass *pass, const vp_norm *norm, size_t m, size_t heads,
-                      size_t n, float *x, size_t ldx)
-{
-    if (norm->kind == VP_NORM_NONE) {
-        return;
-    }
-    const vp_norm_op op = {norm->kind, norm->eps, norm->weight->plain,
-                           norm->bias != NULL ? norm->bias->plain : NULL};
-    VP_PROFILED(pass->profile, norm, 0,
-                vp_norm_heads(&pass->run, &op, m, heads, n, x, ldx));
-}
-
 typedef struct {
     const vp_pass *pass;
     const vp_attn *attn;
-    const float *pairs; /* [m][H][2][dv] */
+    const float *pairs; /* rows of [H][2][dv] */
     size_t ldp;
-    float *out; /* [m][H * dv] */
-    size_t ldo, m;
+    float *out; /* rows of [H][dv] */
+    size_t ldo;
 } combine_job;
 
 /* out = norm(first - lambda * second) * (1 - lambda_init), head by head */
@@ -98,8 +98,10 @@ static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
     const size_t n = pass->tokens, m = pass->batch * n;
     const size_t nq = token_only ? 1 : n;
     const size_t heads = c->num_heads * (diff ? 2 : 1);
-    norm_rows(pass, &attn->q_norm, m, heads, d, pass->qkv, pass->ldqkv);
-    norm_rows(pass, &attn->k_norm, m, heads, d, pass->qkv + width, pass->ldqkv);
+    norm_heads(pass, &attn->q_norm, m, heads, d, pass->qkv, pass->ldqkv, pass->qkv,
+               pass->ldqkv);
+    norm_heads(pass, &attn->k_norm, m, heads, d, pass->qkv + width, pass->ldqkv,
+               pass->qkv + width, pass->ldqkv);
     vp_attention at = {.batch = pass->batch,
                        .heads = heads,
                        .group = diff ? 2 : 1,
@@ -126,7 +128,7 @@ static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
     VP_PROFILED(pass->profile, attention, flops, {
         vp_attention_run(&pass->run, &at);
         if (diff) {
-            combine_job j = {pass, attn, pass->diff, pass->lddiff, out, ldo, m};
+            combine_job j = {pass, attn, pass->diff, pass->lddiff, out, ldo};
             vp_parallel_for(pass->run.team, pass->batch * nq, combine_task, &j);
         }
     });
@@ -144,7 +146,8 @@ static void attn_forward(vp_pass *pass, const vp_attn *attn, bool token_only,
         pass->profile, qkv, linear_flops(&attn->qkv, m),
         vp_module_linear(pass, &attn->qkv, 0, m, pass->a, pass->ldx, &into_qkv));
     self_attention(pass, attn, token_only, pass->a, pass->ldx, weights);
-    norm_rows(pass, &attn->norm, rows, 1, c->embed_dim, pass->a, pass->ldx);
+    norm_heads(pass, &attn->norm, rows, 1, c->embed_dim, pass->a, pass->ldx, pass->a,
+               pass->ldx);
     finish.bias = attn->proj.bias != NULL ? attn->proj.bias->plain : NULL;
     VP_PROFILED(
         pass->profile, proj, linear_flops(&attn->proj, rows),
@@ -190,7 +193,7 @@ void vp_module_mlp_hidden(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, si
     const double flops =
         2.0 * (double)m * (double)(gemm.w->n * gemm.w->k) * (gate != NULL ? 2.0 : 1.0);
     VP_PROFILED(pass->profile, fc1, flops, vp_gemm_run(&pass->run, &gemm));
-    norm_rows(pass, &mlp->norm, m, 1, hidden, h, ldh);
+    norm_heads(pass, &mlp->norm, m, 1, hidden, h, ldh, h, ldh);
 }
 
 static void fc2(vp_pass *pass, const vp_mlp *mlp, size_t m, const float *h, size_t ldh,
@@ -246,7 +249,7 @@ static void fc2_of_mean(vp_pass *pass, const vp_block *b)
 }
 
 /* x = x + ls1(attn(norm1(x))); x = x + ls2(mlp(norm2(x))) */
-static void block(vp_pass *pass, const vp_block *b, vp_last last, float *weights)
+static void block(vp_pass *pass, const vp_block *b, vp_last last)
 {
     const size_t ldx = pass->ldx, m = pass->batch * pass->tokens;
     const bool token_only = last == VP_LAST_TOKEN;
@@ -255,7 +258,8 @@ static void block(vp_pass *pass, const vp_block *b, vp_last last, float *weights
     const size_t ld = token_only ? pass->tokens * ldx : ldx;
     vp_module_norm(pass, &b->norm1[0], m, pass->a, ldx, pass->x, ldx);
     attn_forward(pass, &b->attn[0], token_only,
-                 residual(b->ls1[0], pass->x, ld, pass->x, ld), weights);
+                 residual(b->ls1[0], pass->x, ld, pass->x, ld), vp_pass_map(pass, 0));
+    vp_pass_tap(pass, VP_PLACE_ATTN);
     vp_module_norm(pass, &b->norm2[0], rows, pass->a, ldx, pass->x, ld);
     vp_module_mlp_hidden(pass, &b->mlp[0], pass->config->mlp, rows, pass->a, ldx,
                          pass->h, pass->ldh);
@@ -278,15 +282,15 @@ static void add_rows(vp_pass *pass, const float *from)
 }
 
 /* x = x + norm1(attn(x)); x = x + norm2(mlp(x)) */
-static void res_post_block(vp_pass *pass, const vp_block *b, float *weights)
+static void res_post_block(vp_pass *pass, const vp_block *b)
 {
     const size_t ld = pass->ldx, m = pass->batch * pass->tokens;
-    const vp_norm identity = {VP_NORM_NONE, 0.0f, NULL, NULL};
-    vp_module_norm(pass, &identity, m, pass->a, ld, pass->x, ld);
+    vp_module_copy(pass, m, pass->a, ld, pass->x, ld);
     attn_forward(pass, &b->attn[0], false, residual(NULL, pass->t, ld, NULL, 0),
-                 weights);
+                 vp_pass_map(pass, 0));
     vp_module_norm(pass, &b->norm1[0], m, pass->t, ld, pass->t, ld);
     add_rows(pass, pass->t);
+    vp_pass_tap(pass, VP_PLACE_ATTN);
     vp_module_mlp_hidden(pass, &b->mlp[0], pass->config->mlp, m, pass->x, ld, pass->h,
                          pass->ldh);
     fc2(pass, &b->mlp[0], m, pass->h, pass->ldh, residual(NULL, pass->t, ld, NULL, 0));
@@ -295,16 +299,17 @@ static void res_post_block(vp_pass *pass, const vp_block *b, float *weights)
 }
 
 /* x = x + sum of ls(attn(norm(x))); x = x + sum of ls(mlp(norm(x))) */
-static void things_block(vp_pass *pass, const vp_block *b, float *const maps[2])
+static void things_block(vp_pass *pass, const vp_block *b)
 {
     const size_t ld = pass->ldx, m = pass->batch * pass->tokens;
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         vp_module_norm(pass, &b->norm1[i], m, pass->a, ld, pass->x, ld);
         attn_forward(pass, &b->attn[i], false,
                      residual(b->ls1[i], pass->t, ld, i > 0 ? pass->t : NULL, ld),
-                     maps[i]);
+                     vp_pass_map(pass, i));
     }
     add_rows(pass, pass->t);
+    vp_pass_tap(pass, VP_PLACE_ATTN);
     for (int i = 0; i < 2; i++) {
         vp_module_norm(pass, &b->norm2[i], m, pass->a, ld, pass->x, ld);
         vp_module_mlp_hidden(pass, &b->mlp[i], pass->config->mlp, m, pass->a, ld,
@@ -317,7 +322,7 @@ static void things_block(vp_pass *pass, const vp_block *b, float *const maps[2])
 
 /* x = x + ls(out_proj(attn, act(mlp))), both from one in_proj(in_norm(x)); pass->h holds
  * attention's output and the hidden layer side by side. */
-static void scaling_block(vp_pass *pass, const vp_block *b, float *weights)
+static void scaling_block(vp_pass *pass, const vp_block *b)
 {
     const vp_config *c = pass->config;
     const size_t ld = pass->ldx, m = pass->batch * pass->tokens, width = c->embed_dim;
@@ -335,7 +340,7 @@ static void scaling_block(vp_pass *pass, const vp_block *b, float *weights)
                 vp_module_linear(pass, &b->in_proj, 0, m, pass->a, ld, &into_hidden));
     VP_PROFILED(pass->profile, qkv, 6.0 * (double)(m * width) * (double)width,
                 vp_module_linear(pass, &b->in_proj, 1, m, pass->a, ld, &into_qkv));
-    self_attention(pass, &b->attn[0], false, attn_out, pass->ldh, weights);
+    self_attention(pass, &b->attn[0], false, attn_out, pass->ldh, vp_pass_map(pass, 0));
     vp_finish finish = residual(b->ls1[0], pass->x, ld, pass->x, ld);
     if (b->out_proj.weight != NULL) {
         finish.bias = b->out_proj.bias != NULL ? b->out_proj.bias->plain : NULL;
@@ -354,22 +359,29 @@ static void scaling_block(vp_pass *pass, const vp_block *b, float *weights)
         vp_module_linear(pass, &b->mlp_out_proj, 0, m, hidden, pass->ldh, &finish));
 }
 
-void vp_block_forward(vp_pass *pass, const vp_block *b, vp_last last,
-                      float *const maps[2])
+bool vp_block_has(const vp_config *c, vp_place place)
 {
+    return place != VP_PLACE_ATTN || (c->block != VP_BLOCK_PARALLEL_SCALING &&
+                                      c->block != VP_BLOCK_DIFF_PARALLEL_SCALING);
+}
+
+void vp_block_forward(vp_pass *pass, const vp_block *b, vp_last last)
+{
+    vp_pass_tap(pass, VP_PLACE_IN);
     switch (pass->config->block) {
     case VP_BLOCK_PLAIN:
-        block(pass, b, last, maps[0]);
+        block(pass, b, last);
         break;
     case VP_BLOCK_RES_POST:
-        res_post_block(pass, b, maps[0]);
+        res_post_block(pass, b);
         break;
     case VP_BLOCK_PARALLEL_THINGS:
-        things_block(pass, b, maps);
+        things_block(pass, b);
         break;
     case VP_BLOCK_PARALLEL_SCALING:
     case VP_BLOCK_DIFF_PARALLEL_SCALING:
-        scaling_block(pass, b, maps[0]);
+        scaling_block(pass, b);
         break;
     }
+    vp_pass_tap(pass, VP_PLACE_OUT);
 }

@@ -21,7 +21,7 @@ static void reduce(vp_pass *pass, vp_pool pool, const float *x, size_t ldx, floa
 
 /* out[B][C] = this pool of x[B][N][C]; not for VP_POOL_NONE */
 static void pool_tokens(vp_pass *pass, vp_pool pool, const float *x, size_t ldx,
-                        float *out, size_t ldo, float *weights)
+                        float *out, size_t ldo)
 {
     const vp_config *c = pass->config;
     if (pool != VP_POOL_MAP && pool != VP_POOL_PRR) {
@@ -31,7 +31,7 @@ static void pool_tokens(vp_pass *pass, vp_pool pool, const float *x, size_t ldx,
     const size_t prefix = vp_config_prefix(c);
     const size_t first = vp_config_include_prefix(c) ? 0 : prefix;
     vp_attn_pool_forward(pass, x + first * ldx, ldx, pass->tokens * ldx,
-                         pass->tokens - first, out, ldo, weights);
+                         pass->tokens - first, out, ldo);
 }
 
 void vp_head_classify(vp_pass *pass, const float *pooled, size_t ldp, size_t rows,
@@ -60,7 +60,7 @@ void vp_head_classify(vp_pass *pass, const float *pooled, size_t ldp, size_t row
 }
 
 void vp_head_forward(vp_pass *pass, const float *x, size_t ldx, vp_output output,
-                     float *out, float *weights)
+                     float *out)
 {
     const vp_pool pool = pass->config->global_pool;
     const size_t m = pass->batch * pass->tokens;
@@ -69,7 +69,7 @@ void vp_head_forward(vp_pass *pass, const float *x, size_t ldx, vp_output output
         return;
     }
     VP_PROFILED(pass->profile, pool, 0,
-                pool_tokens(pass, pool, x, ldx, pass->pooled, pass->ldx, weights));
+                pool_tokens(pass, pool, x, ldx, pass->pooled, pass->ldx));
     vp_head_classify(pass, pass->pooled, pass->ldx, pass->batch, output, out);
 }
 
@@ -104,9 +104,9 @@ static vp_status over_tokens(const vp_vit *vit, vp_workspaces *workspaces,
         const float *x = tokens + first * n * width;
         float *out = step->out + first * out_image;
         if (step->head) {
-            vp_head_forward(&pass, x, width, step->output, out, NULL);
+            vp_head_forward(&pass, x, width, step->output, out);
         } else if (pooled) {
-            pool_tokens(&pass, step->pool, x, width, out, width, NULL);
+            pool_tokens(&pass, step->pool, x, width, out, width);
         } else {
             memcpy(out, x, pass.batch * n * width * sizeof(float));
         }
@@ -121,6 +121,16 @@ vp_status vp_vit_forward_head(const vp_vit *vit, vp_workspaces *workspaces,
 {
     const head_step step = {.head = true, .output = output, .out = out};
     return over_tokens(vit, workspaces, tokens, batch, n, &step, err);
+}
+
+void vp_vit_fc_norm(const vp_vit *vit, const float *x, size_t batch, float *out)
+{
+    const size_t width = vit->config.embed_dim;
+    vp_pass pass = {.vit = vit, .config = &vit->config}; /* a norm needs no scratch */
+    (void)vp_team_open(&pass.team);
+    pass.run = (vp_run){.team = &pass.team, .kernels = vp_kernels_get()};
+    vp_module_norm(&pass, &vit->fc_norm, batch, out, width, x, width);
+    vp_team_close(&pass.team);
 }
 
 vp_status vp_vit_pool(const vp_vit *vit, vp_workspaces *workspaces, const float *tokens,

@@ -72,9 +72,13 @@ vp_status vp_vit_declare_params(vp_vit *vit, vp_error *err);
 
 /* -- in a pass -- */
 
-/* y = norm(x), m rows. */
+/* y = norm(x), m rows of embed_dim; y may be x. */
 void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size_t ldy,
                     const float *x, size_t ldx);
+
+/* y = x, m rows. */
+void vp_module_copy(vp_pass *pass, size_t m, float *y, size_t ldy, const float *x,
+                    size_t ldx);
 
 /* The finish of a plain linear layer: bias, then into out. */
 vp_finish vp_module_finish(const vp_linear *linear, float *out, size_t ldo);
@@ -97,23 +101,23 @@ typedef enum {
 /* Can this config's last block do it? */
 bool vp_block_can(const vp_config *config, vp_last last);
 
-/* x = block(x). maps[2]: where the attention weights of each of the (at most two)
- * attentions go, or NULL. */
-void vp_block_forward(vp_pass *pass, const vp_block *block, vp_last last,
-                      float *const maps[2]);
+/* x = block(x). What is asked for of its inside is given out on the way. */
+void vp_block_forward(vp_pass *pass, const vp_block *block, vp_last last);
 
-/* out[B][C] = attn_pool(x[B][n] rows ldx apart, images x_image rows apart), with the map
- * type's projections and MLP. weights: NULL or the attention weights. */
+/* Does a block of this config pass the place with all of x valid? */
+bool vp_block_has(const vp_config *config, vp_place place);
+
+/* out[B][C] = attn_pool(x[B][n] rows ldx apart, images x_image floats apart), with the map
+ * type's projections and MLP. */
 void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
-                          size_t n, float *out, size_t ldo, float *weights);
+                          size_t n, float *out, size_t ldo);
 
 /* What each worker needs for it. */
 size_t vp_attn_pool_scratch(const vp_pass *pass);
 
-/* forward_head of x[B][N] rows ldx apart, as `output` asks; weights: NULL, or where the
- * attention pool's go. (model/head.c) */
+/* forward_head of x[B][N] rows ldx apart, as `output` asks. (model/head.c) */
 void vp_head_forward(vp_pass *pass, const float *x, size_t ldx, vp_output output,
-                     float *out, float *weights);
+                     float *out);
 
 /* Its end alone: fc_norm, then the head if wanted, of `rows` pooled rows. */
 void vp_head_classify(vp_pass *pass, const float *pooled, size_t ldp, size_t rows,

@@ -13,8 +13,11 @@ typedef struct {
     vp_team team;
     const vp_vit *vit;
     const vp_config *config;
-    size_t batch, tokens; /* images of this chunk, tokens of an image */
-    const vp_mask *mask;  /* for the whole chunk */
+    const vp_forward *request; /* NULL: the head alone, of tokens */
+    size_t start;              /* the chunk's first image */
+    size_t batch, tokens;      /* images of the chunk, tokens of an image */
+    size_t block;              /* that runs, or VP_MAP_POOL */
+    const vp_mask *mask;       /* for the whole chunk */
     vp_profile *profile;
     vp_counts counts; /* of all chunks, where there is a profile */
     vp_workspaces *workspaces;
@@ -45,5 +48,11 @@ typedef enum {
 vp_status vp_pass_open(vp_pass *pass, const vp_vit *vit, vp_workspaces *workspaces,
                        size_t batch, size_t tokens, vp_pass_part part, vp_error *err);
 void vp_pass_close(vp_pass *pass);
+
+/* Gives x out to who has asked for this place of the block that runs. (model/run.c) */
+void vp_pass_tap(vp_pass *pass, vp_place place);
+
+/* Where the weights of attention `which` of the block that runs go, or NULL. */
+float *vp_pass_map(const vp_pass *pass, size_t which);
 
 #endif

@@ -5,19 +5,31 @@
 #include "ops/patch_embed.h"
 #include "ops/tokens.h"
 
+const char *const vp_place_names[VP_PLACE_COUNT] = {
+#define VP_PLACE_NAME(place, name) name,
+    VP_PLACES(VP_PLACE_NAME)
+#undef VP_PLACE_NAME
+};
+
 /* x = norm_pre(pos_embed(patch_embed(images))) */
-static void embed(vp_pass *pass, const vp_patch_grid *grid, const float *images,
-                  const float *pos_embed)
+static void embed(vp_pass *pass)
 {
     const vp_vit *vit = pass->vit;
     const vp_config *c = pass->config;
-    const size_t prefix = vp_config_prefix(c), patches = grid->grid_h * grid->grid_w;
+    const vp_forward *f = pass->request;
+    const float *images = f->images + pass->start * c->in_chans * f->height * f->width;
+    size_t side[2];
+    vp_error err; /* vp_vit_check_forward has asked before */
+    (void)vp_vit_check_size(vit, f->height, f->width, side, &err);
+    const vp_patch_grid grid = {c->in_chans,      f->height, f->width, c->patch_size[0],
+                                c->patch_size[1], side[0],   side[1]};
+    const size_t prefix = vp_config_prefix(c), patches = side[0] * side[1];
     const size_t k = c->in_chans * c->patch_size[0] * c->patch_size[1];
     const size_t ldpatch = vp_row_stride(k);
     VP_PROFILED(
         pass->profile, patch_embed,
         2.0 * (double)(pass->batch * patches) * (double)(k * c->embed_dim), {
-            vp_patch_rows(&pass->run, grid, pass->batch, pass->h, ldpatch, images);
+            vp_patch_rows(&pass->run, &grid, pass->batch, pass->h, ldpatch, images);
             for (size_t b = 0; b < pass->batch; b++) {
                 float *x = pass->x + (b * pass->tokens + prefix) * pass->ldx;
                 vp_finish finish = vp_module_finish(&vit->patch_proj, x, pass->ldx);
@@ -34,9 +46,9 @@ static void embed(vp_pass *pass, const vp_patch_grid *grid, const float *images,
         .prefix_tokens = {vit->cls_token != NULL ? vit->cls_token->plain : NULL,
                           vit->reg_token != NULL ? vit->reg_token->plain : NULL},
         .prefix_counts = {c->class_token ? 1 : 0, c->reg_tokens},
-        .pos_embed = !c->pos_embed       ? NULL
-                     : pos_embed != NULL ? pos_embed
-                                         : vit->pos_embed->plain,
+        .pos_embed = !c->pos_embed          ? NULL
+                     : f->pos_embed != NULL ? f->pos_embed
+                                            : vit->pos_embed->plain,
         .pos_on_prefix = !c->no_embed_class};
     VP_PROFILED(pass->profile, pos_embed, 0,
                 vp_tokens_run(&pass->run, &tokens, pass->batch, pass->x, pass->ldx));
@@ -44,21 +56,96 @@ static void embed(vp_pass *pass, const vp_patch_grid *grid, const float *images,
                    pass->x, pass->ldx);
 }
 
-/* out[i] = rows of `cols`, ld apart */
-static void copy_rows(float *out, const float *x, size_t m, size_t cols, size_t ld)
+/* -- what is read on the way -- */
+
+void vp_vit_map_shape(const vp_vit *vit, size_t tokens, size_t block, size_t shape[3])
 {
-    for (size_t i = 0; i < m; i++) {
-        memcpy(out + i * cols, x + i * ld, cols * sizeof(float));
+    const vp_config *c = &vit->config;
+    shape[0] = c->num_heads;
+    shape[1] = shape[2] = tokens;
+    if (block == VP_MAP_POOL) {
+        shape[2] -= vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
+        shape[1] = c->attn_pool == VP_POOL_MAP ? 1 : shape[2];
+    } else if (vp_config_is_diff(c)) {
+        shape[0] *= 2;
     }
+}
+
+/* Floats of one image's weights. */
+static size_t map_size(const vp_pass *pass, size_t block)
+{
+    size_t shape[3];
+    vp_vit_map_shape(pass->vit, pass->tokens, block, shape);
+    return shape[0] * shape[1] * shape[2];
+}
+
+static float *map_out(const vp_pass *pass, const vp_map *map)
+{
+    return map->out + pass->start * map_size(pass, map->block);
+}
+
+/* The first map that asks for this; NULL: none. */
+static const vp_map *find_map(const vp_pass *pass, size_t block, size_t which)
+{
+    const vp_forward *f = pass->request;
+    for (size_t i = 0; f != NULL && i < f->num_maps; i++) {
+        if (f->maps[i].block == block && f->maps[i].which == which) {
+            return &f->maps[i];
+        }
+    }
+    return NULL;
+}
+
+float *vp_pass_map(const vp_pass *pass, size_t which)
+{
+    const vp_map *map = find_map(pass, pass->block, which);
+    return map != NULL ? map_out(pass, map) : NULL;
+}
+
+/* Weights that are asked for twice were computed once: here they are copied. */
+static void repeat_maps(const vp_pass *pass)
+{
+    const vp_forward *f = pass->request;
+    for (size_t i = 0; i < f->num_maps; i++) {
+        const vp_map *map = &f->maps[i], *from = find_map(pass, map->block, map->which);
+        if (from != map) {
+            memcpy(map_out(pass, map), map_out(pass, from),
+                   pass->batch * map_size(pass, map->block) * sizeof(float));
+        }
+    }
+}
+
+void vp_pass_tap(vp_pass *pass, vp_place place)
+{
+    const size_t width = pass->config->embed_dim, m = pass->batch * pass->tokens;
+    for (size_t i = 0; i < pass->request->num_taps; i++) {
+        const vp_tap *tap = &pass->request->taps[i];
+        if (tap->block != pass->block || tap->place != place) {
+            continue;
+        }
+        float *out = tap->out + pass->start * pass->tokens * width;
+        if (tap->norm) {
+            vp_module_norm(pass, &pass->vit->norm, m, out, width, pass->x, pass->ldx);
+        } else {
+            vp_module_copy(pass, m, out, width, pass->x, pass->ldx);
+        }
+    }
+}
+
+/* -- the pass -- */
+
+static bool runs_head(const vp_forward *f)
+{
+    return f->output == VP_OUT_PRE_LOGITS || f->output == VP_OUT_LOGITS;
 }
 
 /* What the last block may leave out, given what is asked for. */
 static vp_last last_of(const vp_config *c, const vp_forward *f)
 {
-    bool whole = f->depth == 0 || f->output == VP_OUT_NONE ||
-                 f->output == VP_OUT_FEATURES || f->depth != c->depth;
+    bool whole = !runs_head(f) || f->first == f->depth || f->depth != c->depth;
     for (size_t i = 0; i < f->num_taps; i++) {
-        whole = whole || f->taps[i].block + 1 == f->depth;
+        whole = whole ||
+                (f->taps[i].block + 1 == f->depth && f->taps[i].place != VP_PLACE_IN);
     }
     for (size_t i = 0; i < f->num_maps; i++) {
         whole = whole || f->maps[i].block + 1 == f->depth;
@@ -69,110 +156,194 @@ static vp_last last_of(const vp_config *c, const vp_forward *f)
     return !whole && vp_block_can(c, VP_LAST_POOLED) ? VP_LAST_POOLED : VP_LAST_ALL;
 }
 
-/* Floats of one image's weights of a map. */
-static size_t map_size(const vp_config *c, size_t tokens, bool pool)
+/* Where the chunk's part of the output goes. */
+static float *output_at(const vp_pass *pass)
 {
-    const size_t first = vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
-    if (pool) {
-        const size_t n = tokens - first;
-        return c->num_heads * (c->attn_pool == VP_POOL_MAP ? 1 : n) * n;
-    }
-    return c->num_heads * (vp_config_is_diff(c) ? 2 : 1) * tokens * tokens;
+    const vp_config *c = pass->config;
+    const vp_forward *f = pass->request;
+    const bool tokens = !runs_head(f) || c->global_pool == VP_POOL_NONE;
+    const bool logits = f->output == VP_OUT_LOGITS && c->num_classes > 0;
+    return f->out + pass->start * (tokens ? pass->tokens : 1) *
+                        (logits ? c->num_classes : c->embed_dim);
 }
 
-/* Images [first, first + pass->batch) of the request. */
-static void run_chunk(vp_pass *pass, const vp_forward *f, const vp_patch_grid *grid,
-                      size_t first)
+/* One chunk: tokens in, blocks, output. */
+static void run_chunk(vp_pass *pass)
 {
     const vp_vit *vit = pass->vit;
     const vp_config *c = pass->config;
+    const vp_forward *f = pass->request;
     const size_t n = pass->tokens, width = c->embed_dim, m = pass->batch * n;
     const vp_last last = last_of(c, f);
-    float *pool_map = NULL;
-    embed(pass, grid, f->images + first * c->in_chans * f->height * f->width,
-          f->pos_embed);
-    for (size_t i = 0; i < f->depth; i++) {
-        float *maps[2] = {NULL, NULL};
-        for (size_t j = 0; j < f->num_maps; j++) {
-            if (f->maps[j].block == i) {
-                maps[f->maps[j].which] = f->maps[j].out + first * map_size(c, n, false);
-            }
-        }
-        vp_block_forward(pass, &vit->blocks[i], i + 1 == f->depth ? last : VP_LAST_ALL,
-                         maps);
-        for (size_t j = 0; j < f->num_taps; j++) {
-            const vp_tap *tap = &f->taps[j];
-            if (tap->block == i) {
-                float *to = tap->out + first * n * width;
-                if (tap->norm) {
-                    vp_module_norm(pass, &vit->norm, m, to, width, pass->x, pass->ldx);
-                } else {
-                    copy_rows(to, pass->x, m, width, pass->ldx);
-                }
-            }
-        }
+    if (f->images != NULL) {
+        embed(pass);
+    } else {
+        vp_module_copy(pass, m, pass->x, pass->ldx, f->tokens + pass->start * n * width,
+                       width);
     }
-    for (size_t j = 0; j < f->num_maps; j++) {
-        if (f->maps[j].block == VP_MAP_POOL) {
-            pool_map = f->maps[j].out + first * map_size(c, n, true);
-        }
+    for (pass->block = f->first; pass->block < f->depth; pass->block++) {
+        vp_block_forward(pass, &vit->blocks[pass->block],
+                         pass->block + 1 == f->depth ? last : VP_LAST_ALL);
     }
-    const size_t outputs =
-        f->output == VP_OUT_LOGITS && c->num_classes > 0 ? c->num_classes : width;
-    const size_t out_rows =
-        f->output == VP_OUT_FEATURES || c->global_pool == VP_POOL_NONE ? n : 1;
-    float *out = f->out != NULL ? f->out + first * out_rows * outputs : NULL;
-    if (f->output == VP_OUT_NONE) {
-        return;
-    }
+    pass->block = VP_MAP_POOL;
     if (f->output == VP_OUT_FEATURES) {
-        vp_module_norm(pass, &vit->norm, m, out, width, pass->x, pass->ldx);
-    } else if (last == VP_LAST_POOLED) {
-        vp_head_classify(pass, pass->pooled, pass->ldx, pass->batch, f->output, out);
-    } else if (last == VP_LAST_TOKEN) {
+        vp_module_norm(pass, &vit->norm, m, output_at(pass), width, pass->x, pass->ldx);
+    } else if (runs_head(f) && last == VP_LAST_POOLED) {
+        vp_head_classify(pass, pass->pooled, pass->ldx, pass->batch, f->output,
+                         output_at(pass));
+    } else if (runs_head(f) && last == VP_LAST_TOKEN) {
         vp_module_norm(pass, &vit->norm, pass->batch, pass->pooled, pass->ldx, pass->x,
                        n * pass->ldx);
-        vp_head_classify(pass, pass->pooled, pass->ldx, pass->batch, f->output, out);
-    } else {
+        vp_head_classify(pass, pass->pooled, pass->ldx, pass->batch, f->output,
+                         output_at(pass));
+    } else if (runs_head(f)) {
         vp_module_norm(pass, &vit->norm, m, pass->x, pass->ldx, pass->x, pass->ldx);
-        vp_head_forward(pass, pass->x, pass->ldx, f->output, out, pool_map);
+        vp_head_forward(pass, pass->x, pass->ldx, f->output, output_at(pass));
     }
+    repeat_maps(pass);
+}
+
+/* -- the request -- */
+
+static vp_status check_blocks(const vp_vit *vit, const vp_forward *f, vp_error *err)
+{
+    const size_t depth = vit->config.depth;
+    if (f->depth > depth) {
+        return vp_fail(err, VP_ERR_VALUE, "depth must be from 0 to %zu, not %zu", depth,
+                       f->depth);
+    }
+    if (f->first > f->depth) {
+        return vp_fail(err, VP_ERR_VALUE, "first must be from 0 to depth %zu, not %zu",
+                       f->depth, f->first);
+    }
+    if (f->images != NULL && f->first > 0) {
+        return vp_fail(err, VP_ERR_VALUE, "images go into block 0, not block %zu",
+                       f->first);
+    }
+    return VP_OK;
+}
+
+/* Does `block` run? */
+static vp_status check_runs(const vp_forward *f, const char *what, size_t block,
+                            vp_error *err)
+{
+    if (f->first == f->depth) {
+        return vp_fail(err, VP_ERR_VALUE, "%s must be empty, since no block runs",
+                       what);
+    }
+    if (block < f->first || block >= f->depth) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "%s must name blocks that run, from %zu to %zu, not %zu", what,
+                       f->first, f->depth - 1, block);
+    }
+    return VP_OK;
+}
+
+static vp_status check_tap(const vp_vit *vit, const vp_forward *f, const vp_tap *tap,
+                           vp_error *err)
+{
+    if (check_runs(f, "taps", tap->block, err) != VP_OK) {
+        return err->code;
+    }
+    if (!vp_block_has(&vit->config, tap->place)) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "taps must not ask for '%s': the parallel scaling blocks add "
+                       "attention and MLP at once",
+                       vp_place_names[tap->place]);
+    }
+    return VP_OK;
+}
+
+static vp_status check_map(const vp_vit *vit, const vp_forward *f, const vp_map *map,
+                           vp_error *err)
+{
+    const vp_config *c = &vit->config;
+    const bool pool = map->block == VP_MAP_POOL;
+    const size_t attentions = !pool && c->block == VP_BLOCK_PARALLEL_THINGS ? 2 : 1;
+    if (pool && c->attn_pool == VP_POOL_NONE) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "return_attn must not ask for 'attn_pool': this model has none");
+    }
+    if (pool && !runs_head(f)) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "maps must not ask for the attention pool's where the output "
+                       "does not go through it");
+    }
+    if (!pool && check_runs(f, "maps", map->block, err) != VP_OK) {
+        return err->code;
+    }
+    if (map->which >= attentions) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "maps must name an attention from 0 to %zu of a block, not %zu",
+                       attentions - 1, map->which);
+    }
+    return VP_OK;
+}
+
+vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *f, size_t *tokens,
+                               vp_error *err)
+{
+    const vp_config *c = &vit->config;
+    if (f->images != NULL) {
+        size_t grid[2];
+        if (vp_vit_check_size(vit, f->height, f->width, grid, err) != VP_OK) {
+            return err->code;
+        }
+        *tokens = grid[0] * grid[1] + vp_config_prefix(c);
+    } else {
+        const vp_pool pool = runs_head(f) ? c->global_pool : VP_POOL_NONE;
+        if (vp_vit_check_tokens(vit, pool, f->num_tokens, err) != VP_OK) {
+            return err->code;
+        }
+        *tokens = f->num_tokens;
+    }
+    if (check_blocks(vit, f, err) != VP_OK) {
+        return err->code;
+    }
+    for (size_t i = 0; i < f->num_taps; i++) {
+        if (check_tap(vit, f, &f->taps[i], err) != VP_OK) {
+            return err->code;
+        }
+    }
+    for (size_t i = 0; i < f->num_maps; i++) {
+        if (check_map(vit, f, &f->maps[i], err) != VP_OK) {
+            return err->code;
+        }
+    }
+    return VP_OK;
 }
 
 vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
                          const vp_forward *f, vp_error *err)
 {
-    const vp_config *c = &vit->config;
-    size_t side[2];
-    if (vp_vit_check_size(vit, f->height, f->width, side, err) != VP_OK) {
+    size_t tokens;
+    vp_pass pass;
+    if (vp_vit_check_forward(vit, f, &tokens, err) != VP_OK) {
         return err->code;
     }
     if (f->batch == 0) {
         return VP_OK;
     }
-    const size_t tokens = side[0] * side[1] + vp_config_prefix(c);
-    const vp_patch_grid grid = {c->in_chans,      f->height, f->width, c->patch_size[0],
-                                c->patch_size[1], side[0],   side[1]};
-    vp_pass pass;
     if (vp_pass_open(&pass, vit, workspaces, f->batch, tokens, VP_PASS_WHOLE, err) !=
         VP_OK) {
         return err->code;
     }
     const size_t chunk = pass.batch;
+    pass.request = f;
     pass.profile = f->profile;
     pass.run.counts = f->profile != NULL ? &pass.counts : NULL;
     const double start = f->profile != NULL ? vp_profile_now() : 0.0;
-    for (size_t first = 0; first < f->batch; first += chunk) {
+    for (; pass.start < f->batch; pass.start += chunk) {
         vp_mask mask;
-        pass.batch = f->batch - first < chunk ? f->batch - first : chunk;
+        pass.batch = f->batch - pass.start < chunk ? f->batch - pass.start : chunk;
         if (f->mask != NULL) {
             mask = *f->mask;
-            mask.bias = mask.bias != NULL ? mask.bias + first * mask.batch : NULL;
+            mask.bias = mask.bias != NULL ? mask.bias + pass.start * mask.batch : NULL;
             mask.allowed =
-                mask.allowed != NULL ? mask.allowed + first * mask.batch : NULL;
+                mask.allowed != NULL ? mask.allowed + pass.start * mask.batch : NULL;
             pass.mask = &mask;
         }
-        run_chunk(&pass, f, &grid, first);
+        run_chunk(&pass);
     }
     if (f->profile != NULL) {
         f->profile->total += vp_profile_now() - start;

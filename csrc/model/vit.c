@@ -237,3 +237,18 @@ vp_status vp_vit_check_pool(const vp_vit *vit, vp_pool pool, vp_error *err)
     }
     return VP_OK;
 }
+
+vp_status vp_vit_check_tokens(const vp_vit *vit, vp_pool pool, size_t n, vp_error *err)
+{
+    const vp_config *c = &vit->config;
+    const bool patches =
+        pool != VP_POOL_NONE && pool != VP_POOL_TOKEN && !vp_config_include_prefix(c);
+    const size_t least = patches ? vp_config_prefix(c) + 1 : 1;
+    if (n < least || n > (size_t)1 << 24) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "x must have shape (B, N, %zu) with N, the tokens, from %zu to "
+                       "%zu, not %zu",
+                       c->embed_dim, least, (size_t)1 << 24, n);
+    }
+    return VP_OK;
+}

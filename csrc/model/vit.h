@@ -85,9 +85,28 @@ typedef enum {
     VP_OUT_LOGITS,     /* (B, K), or (B, N, K) */
 } vp_output;
 
-/* Block `block`'s output, normed by the final norm if wanted: (B, N, C). */
+/* Where in a block the residual stream x is read. A new place is a name here, a call of
+ * vp_pass_tap in block.c and a line in vp_block_has. */
+#define VP_PLACES(X)                      \
+    X(OUT, "out")   /* after the block */ \
+    X(IN, "in")     /* before it */       \
+    X(ATTN, "attn") /* after attention's residual, before the MLP */
+
+typedef enum {
+#define VP_PLACE_ENUM(place, name) VP_PLACE_##place,
+    VP_PLACES(VP_PLACE_ENUM)
+#undef VP_PLACE_ENUM
+        VP_PLACE_COUNT,
+} vp_place;
+
+extern const char *const vp_place_names[VP_PLACE_COUNT];
+
+/* The residual stream at a place of block `block`, normed by the final norm if wanted:
+ * (B, N, C). */
 typedef struct {
     size_t block;
+    vp_place
+        place; /* ATTN: not in the parallel scaling blocks, which add both at once */
     bool norm;
     float *out;
 } vp_tap;
@@ -101,12 +120,17 @@ typedef struct {
 } vp_map;
 
 typedef struct {
+    size_t batch;
+    /* What goes in: images, before block 0 (first is 0); or, where images is NULL, tokens,
+     * before block `first`, as a tap gives them. */
     const float *images; /* (B, in_chans, height, width) */
-    size_t batch, height, width;
+    size_t height, width;
     const float
         *pos_embed;      /* resampled to this size's grid, or NULL: the model's own */
+    const float *tokens; /* (B, num_tokens, C) */
+    size_t num_tokens;
     const vp_mask *mask; /* strides as vp_mask; or NULL */
-    size_t depth;        /* blocks to run */
+    size_t first, depth; /* blocks [first, depth) run */
     vp_output output;
     float *out;
     const vp_tap *taps;
@@ -116,19 +140,35 @@ typedef struct {
     vp_profile *profile; /* or NULL */
 } vp_forward;
 
+/* Can the model run this? VP_ERR_VALUE says what cannot be. Reads no array, so that what
+ * they need can be asked first: N goes to *tokens. */
+vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *forward,
+                               size_t *tokens, vp_error *err);
+
 /* Is (height, width) an input that this model takes? VP_ERR_VALUE says which fit. The
  * grid of patches it gives goes to grid[2]. */
 vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
                             size_t grid[2], vp_error *err);
 
-/* Runs it; outputs are written on success only. VP_ERR_MEMORY. Thread-safe. */
+/* (H', N, N), the shape of one image's attention weights of a block, or with VP_MAP_POOL of
+ * the pool; tokens: N of the image. */
+void vp_vit_map_shape(const vp_vit *vit, size_t tokens, size_t block, size_t shape[3]);
+
+/* Runs it; outputs are written on success only. VP_ERR_VALUE as vp_vit_check_forward,
+ * VP_ERR_MEMORY. Thread-safe. */
 vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
                          const vp_forward *forward, vp_error *err);
+
+/* May a pool read images of n tokens of this model? VP_ERR_VALUE: too few, or too many. */
+vp_status vp_vit_check_tokens(const vp_vit *vit, vp_pool pool, size_t n, vp_error *err);
 
 /* forward_head on tokens (B, N, C): pool, fc_norm, head as `output` asks. */
 vp_status vp_vit_forward_head(const vp_vit *vit, vp_workspaces *workspaces,
                               const float *tokens, size_t batch, size_t n,
                               vp_output output, float *out, vp_error *err);
+
+/* out[B][C] = fc_norm(x[B][C]); x as it is where the model has none. */
+void vp_vit_fc_norm(const vp_vit *vit, const float *x, size_t batch, float *out);
 
 /* pool on tokens (B, N, C) with this pool, which the model must have: (B, C) or, with
  * VP_POOL_NONE, (B, N, C). */

@@ -44,16 +44,9 @@ static void norm_task(void *ctx, size_t item, size_t worker)
     }
 }
 
-void vp_norm_run(const vp_run *run, const vp_norm_op *norm, size_t m, size_t n,
-                 float *y, size_t ldy, const float *x, size_t ldx)
+void vp_norm_run(const vp_run *run, const vp_norm_op *norm, size_t m, size_t heads,
+                 size_t n, float *y, size_t ldy, const float *x, size_t ldx)
 {
-    job j = {run, norm, m, 1, n, y, ldy, x, ldx};
-    vp_parallel_for(run->team, (m + ROWS - 1) / ROWS, norm_task, &j);
-}
-
-void vp_norm_heads(const vp_run *run, const vp_norm_op *norm, size_t m, size_t heads,
-                   size_t n, float *x, size_t ldx)
-{
-    job j = {run, norm, m, heads, n, x, ldx, x, ldx};
+    job j = {run, norm, m, heads, n, y, ldy, x, ldx};
     vp_parallel_for(run->team, (m + ROWS - 1) / ROWS, norm_task, &j);
 }

@@ -16,12 +16,9 @@ typedef struct {
     const float *weight, *bias; /* [n]; bias is NULL with RMS */
 } vp_norm_op;
 
-/* y[m][n] = norm(x[m][n]), rows ldy, ldx apart; y may be x. With NONE it copies. */
-void vp_norm_run(const vp_run *run, const vp_norm_op *norm, size_t m, size_t n,
-                 float *y, size_t ldy, const float *x, size_t ldx);
-
-/* The same for `heads` neighbouring vectors of n in each of m rows, in place: qk_norm. */
-void vp_norm_heads(const vp_run *run, const vp_norm_op *norm, size_t m, size_t heads,
-                   size_t n, float *x, size_t ldx);
+/* y = norm(x) of `heads` neighbouring vectors of n in each of m rows (1: of whole rows; more:
+ * qk_norm), rows ldy, ldx apart; y may be x. With NONE it copies. */
+void vp_norm_run(const vp_run *run, const vp_norm_op *norm, size_t m, size_t heads,
+                 size_t n, float *y, size_t ldy, const float *x, size_t ldx);
 
 #endif

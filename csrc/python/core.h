@@ -28,6 +28,15 @@ PyObject *vp_raise_type(PyObject *object, const char *what, ...);
  * else TypeError or ValueError naming `what`. -1 with an exception set on failure. */
 Py_ssize_t vp_count_from(PyObject *object, const char *what);
 
+/* The same from `least` on; 0, or -1 with an exception set. */
+int vp_int_from(PyObject *object, const char *what, Py_ssize_t least, Py_ssize_t *n);
+
+/* The same from 0 to 2^64 - 1; 0, or -1 with an exception set. */
+int vp_u64_from(PyObject *object, const char *what, unsigned long long *n);
+
+/* A mapping has keys(); 0, or -1 with a TypeError. */
+int vp_check_mapping(PyObject *object, const char *what);
+
 /* -- arrays.c -- */
 
 /* A C-contiguous, aligned float32 array of `ndim` dimensions from an array (float16, 32,
@@ -66,5 +75,25 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
 /* -- model.c -- */
 
 extern PyType_Spec vp_model_spec;
+
+/* A reference to the object's current model, NULL with an exception before __init__; and
+ * its workspaces, borrowed. */
+vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces);
+
+/* -- forward.c, head.c: the methods that compute -- */
+
+PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs);
+PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs);
+PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs);
+PyObject *vp_model_fc_norm(PyObject *object, PyObject *x);
+extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool_doc[],
+    vp_model_fc_norm_doc[];
+
+/* x as rows of the model's width: (B, C), or (B, N, C) with ndim 3. */
+PyArrayObject *vp_rows_from(const vp_vit *vit, PyObject *x, int ndim);
+
+/* A new array for what `output` gives of a batch. */
+PyArrayObject *vp_output_new(const vp_config *config, vp_output output, size_t batch,
+                             size_t tokens);
 
 #endif

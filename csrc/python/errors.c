@@ -5,9 +5,6 @@ PyObject *vp_raise(const vp_error *err)
 {
     PyObject *type = PyExc_RuntimeError;
     switch (err->code) {
-    case VP_ERR_TYPE:
-        type = PyExc_TypeError;
-        break;
     case VP_ERR_VALUE:
         type = PyExc_ValueError;
         break;
@@ -39,26 +36,63 @@ PyObject *vp_raise_type(PyObject *object, const char *what, ...)
     return NULL;
 }
 
-Py_ssize_t vp_count_from(PyObject *object, const char *what)
+/* An int from what has __index__ and is not a bool; NULL with a TypeError. */
+static PyObject *integer_from(PyObject *object, const char *what)
 {
     /* NumPy's bool is an index, too, before NumPy 2.3 */
     if (PyBool_Check(object) || PyArray_IsScalar(object, Bool) ||
         !PyIndex_Check(object)) {
-        (void)vp_raise_type(object, "%s must be an integer", what);
-        return -1;
+        return vp_raise_type(object, "%s must be an integer", what);
     }
-    PyObject *integer = PyNumber_Index(object);
+    return PyNumber_Index(object);
+}
+
+int vp_int_from(PyObject *object, const char *what, Py_ssize_t least, Py_ssize_t *n)
+{
+    PyObject *integer = integer_from(object, what);
     if (integer == NULL) {
         return -1;
     }
     int overflow = 0;
-    const long long n = PyLong_AsLongLongAndOverflow(integer, &overflow);
-    if (overflow != 0 || n < 0 || n > 0x7fffffff) {
-        PyErr_Format(PyExc_ValueError, "%s must be from 0 to 2147483647, not %S", what,
-                     integer);
-        Py_DECREF(integer);
-        return -1;
+    const long long value = PyLong_AsLongLongAndOverflow(integer, &overflow);
+    const bool fits = overflow == 0 && value >= least && value <= 0x7fffffff;
+    if (!fits) {
+        PyErr_Format(PyExc_ValueError, "%s must be from %zd to 2147483647, not %S",
+                     what, least, integer);
     }
     Py_DECREF(integer);
-    return (Py_ssize_t)n;
+    *n = (Py_ssize_t)value;
+    return fits ? 0 : -1;
+}
+
+Py_ssize_t vp_count_from(PyObject *object, const char *what)
+{
+    Py_ssize_t n;
+    return vp_int_from(object, what, 0, &n) == 0 ? n : -1;
+}
+
+int vp_u64_from(PyObject *object, const char *what, unsigned long long *n)
+{
+    PyObject *integer = integer_from(object, what);
+    if (integer == NULL) {
+        return -1;
+    }
+    *n = PyLong_AsUnsignedLongLong(integer);
+    const bool fits = !PyErr_Occurred();
+    if (!fits) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%s must be from 0 to 2**64 - 1, not %S", what,
+                     integer);
+    }
+    Py_DECREF(integer);
+    return fits ? 0 : -1;
+}
+
+int vp_check_mapping(PyObject *object, const char *what)
+{
+    if (!PyMapping_Check(object) || !PyObject_HasAttrString(object, "keys")) {
+        (void)vp_raise_type(object, "%s must be a mapping", what);
+        return -1;
+    }
+    return 0;
 }

@@ -3,33 +3,23 @@
 
 #include <stdio.h>
 
-/* model.c: a reference to the current model, and its workspaces (borrowed). */
-vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces);
-
 const char vp_model_run_doc[] =
     "_run($self, x, output, attn_mask=None, is_causal=False, pos_embed=None, "
     "depth=-1,\n"
-    "     taps=(), maps=(), profile=False, serial=0)\n--\n\n"
-    "One forward pass. output: 0 nothing, 1 features, 2 pre_logits, 3 logits.\n"
-    "taps: (block, norm) pairs; maps: (block, which) pairs, block -1 for the pool.\n"
+    "     taps=(), maps=(), profile=False, serial=0, first=None)\n--\n\n"
+    "One forward pass of images x or, where first is given, of tokens x, shape "
+    "(batch,\n"
+    "tokens, embed_dim), before block first.\n"
+    "output: 0 nothing, 1 features, 2 pre_logits, 3 logits. depth: the blocks before "
+    "it\n"
+    "run; -1: all.\n"
+    "taps: (block, norm) or (block, norm, place) of the residual stream, place 'in',\n"
+    "'attn' (after attention, before the MLP) or 'out'. maps: (block, which) pairs, "
+    "block\n"
+    "-1 for the pool.\n"
     "Gives (output or None, [taps], [maps], profile dict or None); or None where "
     "serial is\n"
     "not 0 and not the model's _serial: it has changed.";
-
-const char vp_model_forward_head_doc[] =
-    "forward_head($self, x, pre_logits=False)\n--\n\n"
-    "Pool, fc_norm and (unless pre_logits) head of tokens x, shape (batch, tokens,\n"
-    "embed_dim): float32 (batch, num_classes), (batch, embed_dim) with pre_logits or\n"
-    "without a head, or the same for every token where global_pool is ''.\n"
-    "Source: timm.models.VisionTransformer.forward_head.";
-
-const char vp_model_pool_doc[] =
-    "pool($self, x, pool_type=None)\n--\n\n"
-    "One vector for each image from tokens x, shape (batch, tokens, embed_dim): "
-    "float32\n"
-    "(batch, embed_dim); with pool_type '' the tokens themselves. None: the model's\n"
-    "global_pool. ValueError: a pool that this model's tokens do not allow.\n"
-    "Source: timm.models.VisionTransformer.pool.";
 
 /* Everything a request needs, owned; released in one place. */
 typedef struct {
@@ -41,7 +31,7 @@ typedef struct {
     vp_map *maps;
     vp_forward forward;
     vp_profile profile;
-    size_t tokens, grid[2];
+    size_t tokens; /* of an image */
 } request;
 
 static void request_free(request *r)
@@ -57,11 +47,10 @@ static void request_free(request *r)
     PyMem_Free(r->maps);
 }
 
-/* The images: four dimensions, the model's channels, a size it takes. */
+/* The images: four dimensions, the model's channels; vp_vit_check_forward sees to sizes. */
 static int take_images(request *r, PyObject *x)
 {
     const vp_config *c = vp_vit_config(r->vit);
-    vp_error err;
     char axes[64], size[48] = "H, W";
     if (!c->dynamic_img_size) {
         (void)snprintf(size, sizeof size, "%zu, %zu", c->img_size[0], c->img_size[1]);
@@ -79,16 +68,25 @@ static int take_images(request *r, PyObject *x)
                      (Py_ssize_t)shape[2], (Py_ssize_t)shape[3]);
         return -1;
     }
-    if (vp_vit_check_size(r->vit, (size_t)shape[2], (size_t)shape[3], r->grid, &err) !=
-        VP_OK) {
-        (void)vp_raise(&err);
-        return -1;
-    }
-    r->tokens = r->grid[0] * r->grid[1] + vp_config_prefix(c);
     r->forward.images = PyArray_DATA(r->x);
     r->forward.batch = (size_t)shape[0];
     r->forward.height = (size_t)shape[2];
     r->forward.width = (size_t)shape[3];
+    return 0;
+}
+
+/* Tokens that go into block `first`. */
+static int take_tokens(request *r, PyObject *x, PyObject *first)
+{
+    const Py_ssize_t block = vp_count_from(first, "first");
+    r->x = block >= 0 ? vp_rows_from(r->vit, x, 3) : NULL;
+    if (r->x == NULL) {
+        return -1;
+    }
+    r->forward.first = (size_t)block;
+    r->forward.tokens = PyArray_DATA(r->x);
+    r->forward.batch = (size_t)PyArray_DIM(r->x, 0);
+    r->forward.num_tokens = (size_t)PyArray_DIM(r->x, 1);
     return 0;
 }
 
@@ -99,7 +97,12 @@ static int take_pos_embed(request *r, PyObject *pos_embed)
     const size_t rows = r->tokens - (c->no_embed_class ? vp_config_prefix(c) : 0);
     const size_t own =
         vp_config_patches(c) + (c->no_embed_class ? 0 : vp_config_prefix(c));
-    if (!c->pos_embed) {
+    if (!c->pos_embed || r->forward.images == NULL) {
+        if (pos_embed != Py_None) {
+            PyErr_SetString(PyExc_ValueError,
+                            "pos_embed must be None: it is not added");
+            return -1;
+        }
         return 0;
     }
     if (pos_embed == Py_None) {
@@ -114,139 +117,150 @@ static int take_pos_embed(request *r, PyObject *pos_embed)
     if (r->pos_embed == NULL) {
         return -1;
     }
-    if ((size_t)PyArray_SIZE(r->pos_embed) != rows * c->embed_dim) {
-        PyErr_Format(PyExc_ValueError, "pos_embed must have shape (1, %zu, %zu)", rows,
-                     c->embed_dim);
+    const npy_intp *shape = PyArray_DIMS(r->pos_embed);
+    if (shape[0] != 1 || (size_t)shape[1] != rows || (size_t)shape[2] != c->embed_dim) {
+        PyErr_Format(PyExc_ValueError,
+                     "pos_embed must have shape (1, %zu, %zu), not (%zd, %zd, %zd)",
+                     rows, c->embed_dim, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1],
+                     (Py_ssize_t)shape[2]);
         return -1;
     }
     r->forward.pos_embed = PyArray_DATA(r->pos_embed);
     return 0;
 }
 
-/* A pair of integers from item i of a sequence; -1 with an exception. */
-static int pair_at(PyObject *sequence, Py_ssize_t i, long pair[2])
+/* A tuple of what `taps` or `maps` is, items zeroed for it at *items; its length, or -1. */
+static Py_ssize_t take_list(PyObject *sequence, const char *what, size_t size,
+                            PyObject **tuple, void **items)
 {
-    PyObject *item = PySequence_GetItem(sequence, i);
-    const int ok = item != NULL && PyTuple_Check(item) &&
-                   PyArg_ParseTuple(item, "ll", &pair[0], &pair[1]);
-    Py_XDECREF(item);
-    if (!ok && !PyErr_Occurred()) {
-        PyErr_SetString(PyExc_TypeError, "taps and maps must be pairs of integers");
-    }
-    return ok ? 0 : -1;
-}
-
-static int check_block(const request *r, long block)
-{
-    if (block < 0 || (size_t)block >= r->forward.depth) {
-        PyErr_Format(PyExc_ValueError, "block must be from 0 to %zu, not %ld",
-                     r->forward.depth - 1, block);
+    if (!PySequence_Check(sequence) || PyUnicode_Check(sequence)) {
+        (void)vp_raise_type(sequence, "%s must be a sequence of tuples", what);
         return -1;
     }
-    return 0;
+    *tuple = PySequence_Tuple(sequence);
+    const Py_ssize_t count = *tuple != NULL ? PyTuple_Size(*tuple) : -1;
+    *items = count >= 0 ? PyMem_Calloc((size_t)(count > 0 ? count : 1), size) : NULL;
+    if (count >= 0 && *items == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GetItem(*tuple, i);
+        if (!PyTuple_Check(item)) {
+            (void)vp_raise_type(item, "%s must be a sequence of tuples", what);
+            return -1;
+        }
+    }
+    return count;
+}
+
+static int place_from(PyObject *object, vp_place *place)
+{
+    for (int p = 0; PyUnicode_Check(object) && p < VP_PLACE_COUNT; p++) {
+        if (PyUnicode_CompareWithASCIIString(object, vp_place_names[p]) == 0) {
+            *place = (vp_place)p;
+            return 0;
+        }
+    }
+    PyErr_Format(PyUnicode_Check(object) ? PyExc_ValueError : PyExc_TypeError,
+                 "a tap's place must be 'in', 'attn' or 'out', not %R", object);
+    return -1;
 }
 
 static int take_taps(request *r, PyObject *taps)
 {
-    const vp_config *c = vp_vit_config(r->vit);
-    const Py_ssize_t count = PySequence_Size(taps);
-    const npy_intp shape[3] = {(npy_intp)r->forward.batch, (npy_intp)r->tokens,
-                               (npy_intp)c->embed_dim};
-    r->tap_arrays = count >= 0 ? PyList_New(count) : NULL;
-    r->taps = PyMem_Calloc((size_t)(count > 0 ? count : 1), sizeof *r->taps);
-    if (r->tap_arrays == NULL || r->taps == NULL) {
-        return -1;
+    PyObject *tuple = NULL;
+    void *items = NULL;
+    const Py_ssize_t count = take_list(taps, "taps", sizeof *r->taps, &tuple, &items);
+    bool ok = count >= 0;
+    r->taps = items;
+    for (Py_ssize_t i = 0; ok && i < count; i++) {
+        PyObject *block_object, *place = NULL;
+        int norm = 0;
+        ok = PyArg_ParseTuple(PyTuple_GetItem(tuple, i),
+                              "Op|O;taps must be (block, norm) or (block, norm, place)",
+                              &block_object, &norm, &place);
+        const Py_ssize_t block = ok ? vp_count_from(block_object, "a tap's block") : -1;
+        r->taps[i] = (vp_tap){.block = (size_t)block, .norm = norm};
+        ok = block >= 0 && (place == NULL || place_from(place, &r->taps[i].place) == 0);
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        long pair[2];
-        if (pair_at(taps, i, pair) < 0 || check_block(r, pair[0]) < 0) {
-            return -1;
-        }
-        PyArrayObject *out = vp_array_new(3, shape);
-        if (out == NULL) {
-            return -1;
-        }
-        if (PyList_SetItem(r->tap_arrays, i, (PyObject *)out) < 0) {
-            return -1;
-        }
-        r->taps[i] = (vp_tap){(size_t)pair[0], pair[1] != 0, PyArray_DATA(out)};
-    }
+    Py_XDECREF(tuple);
     r->forward.taps = r->taps;
-    r->forward.num_taps = (size_t)count;
-    return 0;
-}
-
-/* The shape of a block's attention weights, or of the pool's. */
-static int map_shape(const request *r, long block, npy_intp shape[4])
-{
-    const vp_config *c = vp_vit_config(r->vit);
-    size_t queries = r->tokens, keys = r->tokens, heads = c->num_heads;
-    if (block == -1) {
-        if (c->attn_pool == VP_POOL_NONE) {
-            PyErr_SetString(
-                PyExc_ValueError,
-                "return_attn must not ask for 'attn_pool': this model has none");
-            return -1;
-        }
-        keys -= vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
-        queries = c->attn_pool == VP_POOL_MAP ? 1 : keys;
-    } else if (check_block(r, block) < 0) {
-        return -1;
-    } else if (vp_config_is_diff(c)) {
-        heads *= 2;
-    }
-    shape[0] = (npy_intp)r->forward.batch;
-    shape[1] = (npy_intp)heads;
-    shape[2] = (npy_intp)queries;
-    shape[3] = (npy_intp)keys;
-    return 0;
+    r->forward.num_taps = ok ? (size_t)count : 0;
+    return ok ? 0 : -1;
 }
 
 static int take_maps(request *r, PyObject *maps)
 {
-    const vp_config *c = vp_vit_config(r->vit);
-    const Py_ssize_t count = PySequence_Size(maps);
-    r->map_arrays = count >= 0 ? PyList_New(count) : NULL;
-    r->maps = PyMem_Calloc((size_t)(count > 0 ? count : 1), sizeof *r->maps);
-    if (r->map_arrays == NULL || r->maps == NULL) {
-        return -1;
+    PyObject *tuple = NULL;
+    void *items = NULL;
+    const Py_ssize_t count = take_list(maps, "maps", sizeof *r->maps, &tuple, &items);
+    bool ok = count >= 0;
+    r->maps = items;
+    for (Py_ssize_t i = 0; ok && i < count; i++) {
+        PyObject *block_object, *which_object;
+        ok = PyArg_ParseTuple(PyTuple_GetItem(tuple, i),
+                              "OO;maps must be (block, which) pairs", &block_object,
+                              &which_object);
+        Py_ssize_t block = 0, which = 0;
+        ok = ok && vp_int_from(block_object, "a map's block", -1, &block) == 0 &&
+             vp_int_from(which_object, "a map's attention", 0, &which) == 0;
+        r->maps[i].block = block == -1 ? VP_MAP_POOL : (size_t)block;
+        r->maps[i].which = (size_t)which;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        long pair[2];
-        npy_intp shape[4];
-        if (pair_at(maps, i, pair) < 0 || map_shape(r, pair[0], shape) < 0) {
-            return -1;
-        }
-        if (pair[1] < 0 || pair[1] > (c->block == VP_BLOCK_PARALLEL_THINGS)) {
-            PyErr_SetString(PyExc_ValueError, "a block has no such attention");
-            return -1;
-        }
-        PyArrayObject *out = vp_array_new(4, shape);
-        if (out == NULL) {
-            return -1;
-        }
-        if (PyList_SetItem(r->map_arrays, i, (PyObject *)out) < 0) {
-            return -1;
-        }
-        const size_t block = pair[0] == -1 ? VP_MAP_POOL : (size_t)pair[0];
-        r->maps[i] = (vp_map){block, (size_t)pair[1], PyArray_DATA(out)};
-    }
+    Py_XDECREF(tuple);
     r->forward.maps = r->maps;
-    r->forward.num_maps = (size_t)count;
-    return 0;
+    r->forward.num_maps = ok ? (size_t)count : 0;
+    return ok ? 0 : -1;
 }
 
-static PyArrayObject *new_output(const vp_config *c, vp_output output, size_t batch,
-                                 size_t tokens)
+/* A new array in list[i]; its numbers, or NULL. */
+static float *new_array_in(PyObject *list, Py_ssize_t i, int ndim,
+                           const npy_intp *shape)
 {
-    const size_t width =
-        output == VP_OUT_LOGITS && c->num_classes > 0 ? c->num_classes : c->embed_dim;
-    const npy_intp shape[3] = {(npy_intp)batch, (npy_intp)tokens, (npy_intp)width};
-    if (output == VP_OUT_FEATURES || c->global_pool == VP_POOL_NONE) {
-        return vp_array_new(3, shape);
+    PyArrayObject *array = vp_array_new(ndim, shape);
+    if (array == NULL || PyList_SetItem(list, i, (PyObject *)array) < 0) {
+        return NULL;
     }
-    const npy_intp pooled[2] = {shape[0], shape[2]};
-    return vp_array_new(2, pooled);
+    return PyArray_DATA(array);
+}
+
+/* Arrays for the output, taps and maps of a request that has been checked. */
+static int new_arrays(request *r)
+{
+    const vp_config *c = vp_vit_config(r->vit);
+    const vp_forward *f = &r->forward;
+    const npy_intp batch = (npy_intp)f->batch, tokens = (npy_intp)r->tokens;
+    const npy_intp tap_shape[3] = {batch, tokens, (npy_intp)c->embed_dim};
+    r->tap_arrays = PyList_New((Py_ssize_t)f->num_taps);
+    r->map_arrays = PyList_New((Py_ssize_t)f->num_maps);
+    if (r->tap_arrays == NULL || r->map_arrays == NULL) {
+        return -1;
+    }
+    for (size_t i = 0; i < f->num_taps; i++) {
+        r->taps[i].out = new_array_in(r->tap_arrays, (Py_ssize_t)i, 3, tap_shape);
+        if (r->taps[i].out == NULL) {
+            return -1;
+        }
+    }
+    for (size_t i = 0; i < f->num_maps; i++) {
+        size_t shape[3];
+        vp_vit_map_shape(r->vit, r->tokens, r->maps[i].block, shape);
+        const npy_intp map_shape[4] = {batch, (npy_intp)shape[0], (npy_intp)shape[1],
+                                       (npy_intp)shape[2]};
+        r->maps[i].out = new_array_in(r->map_arrays, (Py_ssize_t)i, 4, map_shape);
+        if (r->maps[i].out == NULL) {
+            return -1;
+        }
+    }
+    if (f->output != VP_OUT_NONE) {
+        r->out = vp_output_new(c, f->output, f->batch, r->tokens);
+        if (r->out == NULL) {
+            return -1;
+        }
+        r->forward.out = PyArray_DATA(r->out);
+    }
+    return 0;
 }
 
 static PyObject *profile_dict(const vp_profile *p)
@@ -282,51 +296,73 @@ static PyObject *results(request *r)
     return tuple;
 }
 
+/* Which output; -1 with an exception. */
+static int output_from(PyObject *object)
+{
+    const Py_ssize_t output = vp_count_from(object, "output");
+    if (output > VP_OUT_LOGITS) {
+        PyErr_Format(PyExc_ValueError, "output must be from 0 to %d, not %zd",
+                     VP_OUT_LOGITS, output);
+        return -1;
+    }
+    return (int)output;
+}
+
 PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"x",         "output", "attn_mask", "is_causal",
                             "pos_embed", "depth",  "taps",      "maps",
-                            "profile",   "serial", NULL};
-    PyObject *x, *attn_mask = Py_None, *pos_embed = Py_None, *taps = NULL, *maps = NULL;
-    int output, is_causal = 0, profile = 0;
+                            "profile",   "serial", "first",     NULL};
+    PyObject *x, *output_object, *attn_mask = Py_None, *pos_embed = Py_None;
+    PyObject *depth_object = NULL, *taps = NULL, *maps = NULL, *serial_object = NULL;
+    PyObject *first = Py_None;
+    int is_causal = 0, profile = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OpOOOOpOO:_run", names, &x,
+                                     &output_object, &attn_mask, &is_causal, &pos_embed,
+                                     &depth_object, &taps, &maps, &profile,
+                                     &serial_object, &first)) {
+        return NULL;
+    }
+    const int output = output_from(output_object);
     Py_ssize_t depth = -1;
     unsigned long long serial = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oi|OpOnOOpK:_run", names, &x,
-                                     &output, &attn_mask, &is_causal, &pos_embed,
-                                     &depth, &taps, &maps, &profile, &serial)) {
+    if (output < 0 ||
+        (depth_object != NULL && vp_int_from(depth_object, "depth", -1, &depth) < 0) ||
+        (serial_object != NULL && vp_u64_from(serial_object, "serial", &serial) < 0)) {
         return NULL;
     }
     request r = {0};
     vp_workspaces *workspaces;
-    vp_error err;
-    PyObject *result = NULL, *none = PyTuple_New(0);
-    r.vit = none != NULL ? vp_model_acquire(object, &workspaces) : NULL;
+    vp_error err = {VP_OK, ""};
+    PyObject *result = NULL;
+    r.vit = vp_model_acquire(object, &workspaces);
     if (r.vit == NULL) {
-        goto done;
+        return NULL;
     }
     if (serial != 0 && serial != vp_vit_serial(r.vit)) {
         result = Py_NewRef(Py_None);
         goto done;
     }
     const vp_config *c = vp_vit_config(r.vit);
-    r.forward.depth = depth < 0 || (size_t)depth > c->depth ? c->depth : (size_t)depth;
+    r.forward.depth = depth == -1 ? c->depth : (size_t)depth;
     r.forward.output = (vp_output)output;
     r.forward.profile = profile ? &r.profile : NULL;
-    if (take_images(&r, x) < 0 || take_pos_embed(&r, pos_embed) < 0 ||
-        take_taps(&r, taps != NULL ? taps : none) < 0 ||
-        take_maps(&r, maps != NULL ? maps : none) < 0 ||
+    if ((first == Py_None ? take_images(&r, x) : take_tokens(&r, x, first)) < 0 ||
+        (taps != NULL && take_taps(&r, taps) < 0) ||
+        (maps != NULL && take_maps(&r, maps) < 0)) {
+        goto done;
+    }
+    if (vp_vit_check_forward(r.vit, &r.forward, &r.tokens, &err) != VP_OK) {
+        result = vp_raise(&err);
+        goto done;
+    }
+    if (take_pos_embed(&r, pos_embed) < 0 ||
         vp_py_mask_init(&r.mask, attn_mask, is_causal, r.forward.batch, c->num_heads,
-                        r.tokens) < 0) {
+                        r.tokens) < 0 ||
+        new_arrays(&r) < 0) {
         goto done;
     }
     r.forward.mask = r.mask.array != NULL || is_causal ? &r.mask.mask : NULL;
-    if (output != VP_OUT_NONE) {
-        r.out = new_output(c, r.forward.output, r.forward.batch, r.tokens);
-        if (r.out == NULL) {
-            goto done;
-        }
-        r.forward.out = PyArray_DATA(r.out);
-    }
     vp_status status;
     Py_BEGIN_ALLOW_THREADS
     status = vp_vit_forward(r.vit, workspaces, &r.forward, &err);
@@ -334,108 +370,5 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
     result = status == VP_OK ? results(&r) : vp_raise(&err);
 done:
     request_free(&r);
-    Py_XDECREF(none);
     return result;
-}
-
-/* Tokens (B, N, C) of this model's width, as many as this pool needs. */
-static PyArrayObject *take_tokens(const vp_vit *vit, vp_pool pool, PyObject *x)
-{
-    const vp_config *c = vp_vit_config(vit);
-    char axes[48];
-    (void)snprintf(axes, sizeof axes, "(B, N, %zu)", c->embed_dim);
-    PyArrayObject *tokens = vp_array_from(x, "x", 3, axes);
-    if (tokens == NULL) {
-        return NULL;
-    }
-    const size_t n = (size_t)PyArray_DIM(tokens, 1),
-                 width = (size_t)PyArray_DIM(tokens, 2);
-    const bool patches =
-        pool != VP_POOL_NONE && pool != VP_POOL_TOKEN && !vp_config_include_prefix(c);
-    const size_t least = patches ? vp_config_prefix(c) + 1 : 1;
-    if (width != c->embed_dim || n < least || n > (size_t)1 << 24) {
-        PyErr_Format(
-            PyExc_ValueError,
-            "x must have shape %s with at least %zu tokens, not (%zd, %zu, %zu)", axes,
-            least, (Py_ssize_t)PyArray_DIM(tokens, 0), n, width);
-        Py_DECREF(tokens);
-        return NULL;
-    }
-    return tokens;
-}
-
-PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"x", "pre_logits", NULL};
-    PyObject *x;
-    int pre_logits = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|p:forward_head", names, &x,
-                                     &pre_logits)) {
-        return NULL;
-    }
-    vp_workspaces *workspaces;
-    vp_error err;
-    vp_vit *vit = vp_model_acquire(object, &workspaces);
-    PyArrayObject *out = NULL,
-                  *tokens = vit != NULL
-                                ? take_tokens(vit, vp_vit_config(vit)->global_pool, x)
-                                : NULL;
-    if (tokens != NULL) {
-        const vp_output output = pre_logits ? VP_OUT_PRE_LOGITS : VP_OUT_LOGITS;
-        const size_t batch = (size_t)PyArray_DIM(tokens, 0);
-        const size_t n = (size_t)PyArray_DIM(tokens, 1);
-        out = new_output(vp_vit_config(vit), output, batch, n);
-        vp_status status = VP_OK;
-        if (out != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            status = vp_vit_forward_head(vit, workspaces, PyArray_DATA(tokens), batch,
-                                         n, output, PyArray_DATA(out), &err);
-            Py_END_ALLOW_THREADS
-        }
-        if (status != VP_OK) {
-            Py_CLEAR(out);
-            (void)vp_raise(&err);
-        }
-    }
-    Py_XDECREF(tokens);
-    vp_vit_unref(vit);
-    return (PyObject *)out;
-}
-
-PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"x", "pool_type", NULL};
-    PyObject *x, *pool_type = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:pool", names, &x, &pool_type)) {
-        return NULL;
-    }
-    vp_workspaces *workspaces;
-    vp_error err;
-    vp_pool pool = VP_POOL_NONE;
-    const int given = vp_pool_from(pool_type, "pool_type", &pool);
-    vp_vit *vit = given >= 0 ? vp_model_acquire(object, &workspaces) : NULL;
-    pool = vit != NULL && !given ? vp_vit_config(vit)->global_pool : pool;
-    PyArrayObject *tokens = vit != NULL ? take_tokens(vit, pool, x) : NULL, *out = NULL;
-    if (tokens != NULL) {
-        const npy_intp *shape = PyArray_DIMS(tokens);
-        const npy_intp pooled[2] = {shape[0], shape[2]};
-        vp_status status = vp_vit_check_pool(vit, pool, &err);
-        out = status != VP_OK        ? NULL
-              : pool == VP_POOL_NONE ? vp_array_new(3, shape)
-                                     : vp_array_new(2, pooled);
-        if (out != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            status =
-                vp_vit_pool(vit, workspaces, PyArray_DATA(tokens), (size_t)shape[0],
-                            (size_t)shape[1], pool, PyArray_DATA(out), &err);
-            Py_END_ALLOW_THREADS
-        }
-        if (status != VP_OK) {
-            Py_CLEAR(out);
-            (void)vp_raise(&err);
-        }
-    }
-    Py_XDECREF(tokens);
-    vp_vit_unref(vit);
-    return (PyObject *)out;
 }

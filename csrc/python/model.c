@@ -510,12 +510,6 @@ static PyObject *model_grid(PyObject *object, PyObject *args)
                : vp_raise(&err);
 }
 
-/* forward.c */
-PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs);
-extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool_doc[];
-
 vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces)
 {
     model_object *self = (model_object *)object;
@@ -540,6 +534,7 @@ static PyMethodDef methods[] = {
     {"_run", KEYWORDS(vp_model_run), METH_VARARGS | METH_KEYWORDS, vp_model_run_doc},
     {"forward_head", KEYWORDS(vp_model_forward_head), METH_VARARGS | METH_KEYWORDS,
      vp_model_forward_head_doc},
+    {"fc_norm", vp_model_fc_norm, METH_O, vp_model_fc_norm_doc},
     {"pool", KEYWORDS(vp_model_pool), METH_VARARGS | METH_KEYWORDS, vp_model_pool_doc},
     {NULL, NULL, 0, NULL},
 };

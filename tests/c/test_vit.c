@@ -13,27 +13,6 @@
 
 static float images[BATCH * PIXELS];
 
-/* Every pool, block, MLP and attention; false where the two do not go together. */
-static bool variant(size_t i, vp_config *c)
-{
-    *c = tiny_config();
-    tiny_pool(c, (vp_pool)(i % VP_POOL_COUNT));
-    i /= VP_POOL_COUNT;
-    c->block = (vp_block_kind)(i % 5);
-    i /= 5;
-    c->mlp = (vp_mlp_kind)(i % 4);
-    i /= 4;
-    c->attn = (vp_attn_kind)(i % 2);
-    i /= 2;
-    c->reg_tokens = i % 2 * 2;
-    c->qk_norm = c->pre_norm = c->fc_norm = i % 2 == 1;
-    c->has_init_values = i % 2 == 1;
-    c->init_values = 0.1f;
-    vp_error err;
-    return vp_config_check(c, &err) == VP_OK;
-}
-#define VARIANTS ((size_t)VP_POOL_COUNT * 5 * 4 * 2 * 2)
-
 static size_t output_size(const vp_config *c)
 {
     const size_t tokens = vp_config_patches(c) + vp_config_prefix(c);
@@ -85,10 +64,10 @@ done:
 
 static void every_allocation_fails_once(void)
 {
-    for (size_t i = 0; i < VARIANTS; i += 37) {
+    for (size_t i = 0; i < TINY_VARIANTS; i += 37) {
         vp_config c;
         vp_error err;
-        if (!variant(i, &c)) {
+        if (!tiny_variant(i, &c)) {
             continue;
         }
         float *out = malloc((output_size(&c) + BATCH * 4) * sizeof(float));
@@ -109,10 +88,10 @@ static void every_allocation_fails_once(void)
 
 static void outputs_stay_inside_and_repeat_themselves(void)
 {
-    for (size_t i = 0; i < VARIANTS; i++) {
+    for (size_t i = 0; i < TINY_VARIANTS; i++) {
         vp_config c;
         vp_error err;
-        if (!variant(i, &c)) {
+        if (!tiny_variant(i, &c)) {
             continue;
         }
         const size_t bytes = output_size(&c) * sizeof(float);
@@ -139,11 +118,11 @@ static void outputs_stay_inside_and_repeat_themselves(void)
 
 static void parameters_come_back_bit_for_bit(void)
 {
-    for (size_t i = 0; i < VARIANTS; i += 3) {
+    for (size_t i = 0; i < TINY_VARIANTS; i += 3) {
         vp_config c;
         vp_error err;
         vp_vit *vit = NULL;
-        if (!variant(i, &c)) {
+        if (!tiny_variant(i, &c)) {
             continue;
         }
         CHECK(vp_vit_create(&c, &vit, &err) == VP_OK, "%s", err.message);

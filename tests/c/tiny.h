@@ -34,6 +34,27 @@ static inline void tiny_pool(vp_config *config, vp_pool pool)
     config->attn_pool = module ? pool : VP_POOL_NONE;
 }
 
+/* Every pool, block, MLP and attention; false where the two do not go together. */
+static inline bool tiny_variant(size_t i, vp_config *c)
+{
+    *c = tiny_config();
+    tiny_pool(c, (vp_pool)(i % VP_POOL_COUNT));
+    i /= VP_POOL_COUNT;
+    c->block = (vp_block_kind)(i % 5);
+    i /= 5;
+    c->mlp = (vp_mlp_kind)(i % 4);
+    i /= 4;
+    c->attn = (vp_attn_kind)(i % 2);
+    i /= 2;
+    c->reg_tokens = i % 2 * 2;
+    c->qk_norm = c->pre_norm = c->fc_norm = i % 2 == 1;
+    c->has_init_values = i % 2 == 1;
+    c->init_values = 0.1f;
+    vp_error err;
+    return vp_config_check(c, &err) == VP_OK;
+}
+#define TINY_VARIANTS ((size_t)VP_POOL_COUNT * 5 * 4 * 2 * 2)
+
 /* A model with random weights, ready for forward; NULL: err says why. */
 static inline vp_vit *tiny_create(const vp_config *config, vp_error *err)
 {

@@ -158,7 +158,8 @@ static void forward(const vp_vit *vit, bytes *b)
     const size_t map_heads = c->num_heads * (vp_config_is_diff(c) ? 2 : 1);
     float *map_out = floats(f.batch * map_heads * n * n, b);
     f.out = out;
-    vp_tap tap = {0, next(b) % 2, tap_out};
+    const unsigned kind = next(b);
+    vp_tap tap = {.norm = kind % 2, .place = kind / 2 % VP_PLACE_COUNT, .out = tap_out};
     vp_map map = {0, 0, map_out};
     if (f.depth > 0 && next(b) % 2) {
         tap.block = next(b) % f.depth;
@@ -175,8 +176,30 @@ static void forward(const vp_vit *vit, bytes *b)
 
     vp_workspaces *workspaces = vp_workspaces_create();
     vp_set_num_threads(1 + next(b) % 3);
-    if (vp_vit_forward(vit, workspaces, &f, &err) != VP_OK) {
+    size_t tokens;
+    const vp_status allowed_to = vp_vit_check_forward(vit, &f, &tokens, &err);
+    if (vp_vit_forward(vit, workspaces, &f, &err) != allowed_to) {
         abort();
+    }
+    if (allowed_to != VP_OK) {
+        goto done;
+    }
+    /* the rest alone, from what went into a block */
+    if (f.num_taps == 1 && tap.place == VP_PLACE_IN && !tap.norm && f.num_maps == 0 &&
+        f.output != VP_OUT_NONE) {
+        float *rest = floats(out_size, b);
+        vp_forward g = f;
+        g.images = NULL;
+        g.tokens = tap_out;
+        g.num_tokens = n;
+        g.first = tap.block;
+        g.num_taps = 0;
+        g.out = rest;
+        if (vp_vit_forward(vit, workspaces, &g, &err) != VP_OK ||
+            memcmp(rest, out, out_size * sizeof *rest) != 0) {
+            abort();
+        }
+        free(rest);
     }
     /* the last picture alone, into an array of its own */
     if (f.batch > 1 && f.output != VP_OUT_NONE) {
@@ -197,6 +220,7 @@ static void forward(const vp_vit *vit, bytes *b)
         }
         free(alone);
     }
+done:
     vp_workspaces_free(workspaces);
     free(images);
     free(pos_embed);
