@@ -167,8 +167,19 @@ static void numbers_of(const vp_vit *vit, const vp_param *p, const vp_init *init
 
 vp_status vp_vit_init_param(vp_vit *vit, size_t i, const vp_init *init, vp_error *err)
 {
+    static const char *const modes[] = {"", "jax", "jax_nlhb", "moco", "reset"};
     const vp_param *p = &vit->params[i];
     const size_t n = vp_param_count(p);
+    bool known = false;
+    for (size_t m = 0; m < sizeof modes / sizeof *modes; m++) {
+        known = known || strcmp(init->mode, modes[m]) == 0;
+    }
+    if (!known) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "weight_init must be '', 'jax', 'jax_nlhb', 'moco' or 'reset', "
+                       "not '%s'",
+                       init->mode);
+    }
     vp_rng rng = {init->seed};
     for (const char *s = p->name; *s != '\0'; s++) { /* FNV-1a */
         rng.state = (rng.state ^ (unsigned char)*s) * 0x100000001b3u;

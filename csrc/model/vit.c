@@ -127,24 +127,35 @@ static bool same_shape(const vp_param *a, const vp_param *b)
            memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) == 0;
 }
 
-bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from)
+size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start)
 {
-    vp_param *param = &vit->params[i];
-    for (size_t j = 0; j < from->num_params; j++) {
-        const vp_param *other = &from->params[j];
-        if (strcmp(param->name, other->name) == 0 && same_shape(param, other)) {
-            vp_weight_unref(*param->slot);
-            *param->slot = vp_weight_ref(*other->slot);
-            return true;
+    const size_t count = vit->num_params;
+    for (size_t i = 0; i < count; i++) {
+        const size_t at = (start + i) % count;
+        if (strcmp(vit->params[at].name, name) == 0) {
+            return at;
         }
     }
-    return false;
+    return count;
+}
+
+bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start)
+{
+    vp_param *param = &vit->params[i];
+    const size_t at = vp_vit_find_param(from, param->name, *start);
+    if (at == from->num_params || !same_shape(param, &from->params[at])) {
+        return false;
+    }
+    vp_weight_unref(*param->slot);
+    *param->slot = vp_weight_ref(*from->params[at].slot);
+    *start = at + 1;
+    return true;
 }
 
 vp_status vp_vit_share_rest(vp_vit *vit, const vp_vit *from, vp_error *err)
 {
-    for (size_t i = 0; i < vit->num_params; i++) {
-        if (*vit->params[i].slot == NULL && !vp_vit_share_param(vit, i, from)) {
+    for (size_t i = 0, start = 0; i < vit->num_params; i++) {
+        if (*vit->params[i].slot == NULL && !vp_vit_share_param(vit, i, from, &start)) {
             return vp_fail(err, VP_ERR_KEY, "%s", vit->params[i].name);
         }
     }

@@ -44,11 +44,16 @@ unsigned long long vp_vit_serial(const vp_vit *vit);
 /* A number that names this model's attention pool as long as it lives; 0: none. */
 unsigned long long vp_vit_pool_serial(const vp_vit *vit);
 
+/* The index of the parameter of that name; num_params: there is none. It is looked for from
+ * `start` on first, so that who goes through a list in order finds each at once. */
+size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start);
+
 /* Building. Parameter i gets a copy of numbers[count]; or shares `from`'s parameter of the
  * same name and shape (false where there is none); or fresh random numbers, timm's
- * distribution for `mode` ("", "jax", "jax_nlhb", "moco", "reset"). */
+ * distribution for `mode` ("", "jax", "jax_nlhb", "moco", "reset"; else VP_ERR_VALUE).
+ * *start, 0 at first, is where sharing looks first: after the parameter shared before. */
 vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err);
-bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from);
+bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start);
 typedef struct {
     const char *mode;
     bool fix_init;
@@ -59,9 +64,12 @@ vp_status vp_vit_init_param(vp_vit *vit, size_t i, const vp_init *init, vp_error
 /* The last step: derives what forward needs from the parameters, all of which are set. */
 vp_status vp_vit_finish(vp_vit *vit, vp_error *err);
 
-/* timm's reset_classifier: a new model with num_classes outputs and, unless pool is NULL,
- * that pool; all weights but the head's shared. Rules: docs of python/model.c.
- * (model/classifier.c) */
+/* timm's reset_classifier: a new model with num_classes outputs (0: no head) and, unless
+ * pool is NULL, that pool. The head is fresh, drawn with `seed`; all other weights are
+ * shared. An attention pool stays, with its serial, as long as `pool` is that pool or NULL;
+ * another pool drops it. VP_ERR_VALUE for a pool that needs an attention pool which the
+ * model lacks, unless add_attn_pool asks for a fresh one; and for a token pool without a
+ * class token. norm and fc_norm stay where they are. (model/classifier.c) */
 vp_status vp_vit_reset_classifier(vp_vit *vit, size_t num_classes, const vp_pool *pool,
                                   bool add_attn_pool, unsigned long long seed,
                                   vp_vit **out, vp_error *err);
@@ -71,10 +79,11 @@ vp_status vp_vit_reset_classifier(vp_vit *vit, size_t num_classes, const vp_pool
  * Parameters already set are kept, the rest shared; VP_ERR_KEY names one that is missing. */
 vp_status vp_vit_share_rest(vp_vit *vit, const vp_vit *from, vp_error *err);
 
-/* A model's scratch memory, reused from call to call; any number of threads. */
+/* Scratch memory, reused from call to call; any number of threads, and of models. */
 typedef struct vp_workspaces vp_workspaces;
-vp_workspaces *vp_workspaces_create(void);
-void vp_workspaces_free(vp_workspaces *workspaces);
+vp_workspaces *vp_workspaces_create(void); /* one reference; NULL without memory */
+vp_workspaces *vp_workspaces_ref(vp_workspaces *workspaces);
+void vp_workspaces_unref(vp_workspaces *workspaces);   /* NULL is fine */
 void vp_workspaces_release(vp_workspaces *workspaces); /* gives idle memory back */
 size_t vp_workspaces_bytes(vp_workspaces *workspaces);
 

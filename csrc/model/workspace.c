@@ -1,10 +1,11 @@
-/* A model's scratch memory. SPDX-License-Identifier: Apache-2.0 */
+/* Scratch memory that is kept from call to call. SPDX-License-Identifier: Apache-2.0 */
 #include "model/workspace.h"
 
 #include "base/memory.h"
 
 struct vp_workspaces {
-    vp_workspace *idle; /* under the global lock, like everything here */
+    atomic_size_t refs;
+    vp_workspace *idle; /* under the global lock, like bytes */
     size_t bytes;       /* idle and in use */
 };
 
@@ -18,7 +19,14 @@ static void workspace_free(vp_workspace *workspace)
 
 vp_workspaces *vp_workspaces_create(void)
 {
-    return vp_alloc_zero(sizeof(vp_workspaces));
+    vp_workspaces *workspaces = vp_alloc_zero(sizeof *workspaces);
+    return workspaces != NULL ? vp_workspaces_ref(workspaces) : NULL;
+}
+
+vp_workspaces *vp_workspaces_ref(vp_workspaces *workspaces)
+{
+    atomic_fetch_add(&workspaces->refs, 1);
+    return workspaces;
 }
 
 void vp_workspaces_release(vp_workspaces *workspaces)
@@ -37,9 +45,9 @@ void vp_workspaces_release(vp_workspaces *workspaces)
     }
 }
 
-void vp_workspaces_free(vp_workspaces *workspaces)
+void vp_workspaces_unref(vp_workspaces *workspaces)
 {
-    if (workspaces != NULL) {
+    if (workspaces != NULL && atomic_fetch_sub(&workspaces->refs, 1) == 1) {
         vp_workspaces_release(workspaces);
         vp_free(workspaces);
     }

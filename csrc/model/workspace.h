@@ -1,4 +1,4 @@
-/* A model's scratch memory, reused from call to call. Internal to model/.
+/* One block of scratch memory out of vp_workspaces. Internal to model/.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_MODEL_WORKSPACE_H
 #define VP_MODEL_WORKSPACE_H

@@ -64,11 +64,6 @@ void vp_py_mask_free(vp_py_mask *mask);
 int vp_config_from_dict(PyObject *options, vp_config *config);
 PyObject *vp_config_to_dict(const vp_config *config);
 
-/* A parameter's shape as a tuple; the shapes of all as a dict by name, in timm's order.
- * NULL on failure. */
-PyObject *vp_param_shape(const vp_param *param);
-PyObject *vp_param_shapes(const vp_vit *vit);
-
 /* A pool from None (-> 0), or a str (-> 1); -1: TypeError or ValueError. */
 int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
 
@@ -76,24 +71,9 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
 
 extern PyType_Spec vp_model_spec;
 
-/* A reference to the object's current model, NULL with an exception before __init__; and
- * its workspaces, borrowed. */
-vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces);
+/* -- params.c -- */
 
-/* -- forward.c, head.c: the methods that compute -- */
-
-PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_fc_norm(PyObject *object, PyObject *x);
-extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool_doc[],
-    vp_model_fc_norm_doc[];
-
-/* x as rows of the model's width: (B, C), or (B, N, C) with ndim 3. */
-PyArrayObject *vp_rows_from(const vp_vit *vit, PyObject *x, int ndim);
-
-/* A new array for what `output` gives of a batch. */
-PyArrayObject *vp_output_new(const vp_config *config, vp_output output, size_t batch,
-                             size_t tokens);
+/* Every parameter's shape, a tuple, by its name, in timm's order. NULL on failure. */
+PyObject *vp_param_shapes(const vp_vit *vit);
 
 #endif

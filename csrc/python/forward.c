@@ -1,7 +1,7 @@
 /* The methods of _core.VisionTransformer that compute. SPDX-License-Identifier: Apache-2.0 */
-#include "python/core.h"
-
 #include <stdio.h>
+
+#include "python/model.h"
 
 const char vp_model_run_doc[] =
     "_run($self, x, output, attn_mask=None, is_causal=False, pos_embed=None, "
@@ -335,7 +335,7 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
     vp_workspaces *workspaces;
     vp_error err = {VP_OK, ""};
     PyObject *result = NULL;
-    r.vit = vp_model_acquire(object, &workspaces);
+    r.vit = vp_model_acquire((vp_model *)object, &workspaces);
     if (r.vit == NULL) {
         return NULL;
     }

@@ -1,8 +1,8 @@
 /* The methods of _core.VisionTransformer for what follows the blocks.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "python/core.h"
-
 #include <stdio.h>
+
+#include "python/model.h"
 
 const char vp_model_forward_head_doc[] =
     "forward_head($self, x, pre_logits=False)\n--\n\n"
@@ -77,7 +77,7 @@ PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwar
     }
     vp_workspaces *workspaces;
     vp_error err;
-    vp_vit *vit = vp_model_acquire(object, &workspaces);
+    vp_vit *vit = vp_model_acquire((vp_model *)object, &workspaces);
     PyArrayObject *out = NULL,
                   *tokens = vit != NULL
                                 ? take_tokens(vit, vp_vit_config(vit)->global_pool, x)
@@ -115,7 +115,7 @@ PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
     vp_error err;
     vp_pool pool = VP_POOL_NONE;
     const int given = vp_pool_from(pool_type, "pool_type", &pool);
-    vp_vit *vit = given >= 0 ? vp_model_acquire(object, &workspaces) : NULL;
+    vp_vit *vit = given >= 0 ? vp_model_acquire((vp_model *)object, &workspaces) : NULL;
     pool = vit != NULL && !given ? vp_vit_config(vit)->global_pool : pool;
     PyArrayObject *tokens = vit != NULL ? take_tokens(vit, pool, x) : NULL, *out = NULL;
     if (tokens != NULL) {
@@ -144,8 +144,7 @@ PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
 
 PyObject *vp_model_fc_norm(PyObject *object, PyObject *x)
 {
-    vp_workspaces *workspaces;
-    vp_vit *vit = vp_model_acquire(object, &workspaces);
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
     PyArrayObject *rows = vit != NULL ? vp_rows_from(vit, x, 2) : NULL;
     PyArrayObject *out = rows != NULL ? vp_array_new(2, PyArray_DIMS(rows)) : NULL;
     if (out != NULL) {

@@ -1,25 +1,18 @@
-/* _core.VisionTransformer: a model that holds one immutable vp_vit and swaps it whole.
- *
- * Every reader takes a reference under the global lock and works on that; every writer
- * builds the next vp_vit beside the current one and swaps if nobody else did meanwhile,
- * else starts over. The GIL is released while the core computes.
+/* The type _core.VisionTransformer: life, snapshots, facts.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "python/core.h"
+#include "python/model.h"
 
 #include <structmember.h>
 
-typedef struct {
-    PyObject_HEAD
-    vp_vit *vit; /* swapped under the global lock; never NULL after __init__ */
-    vp_workspaces *workspaces;
-    PyObject *weakrefs;
-} model_object;
+/* -- the vp_vit inside -- */
 
-/* A reference to the current model, or NULL with an exception before __init__. */
-static vp_vit *acquire(model_object *self)
+vp_vit *vp_model_acquire(vp_model *self, vp_workspaces **workspaces)
 {
     vp_global_lock();
     vp_vit *vit = self->vit != NULL ? vp_vit_ref(self->vit) : NULL;
+    if (workspaces != NULL) {
+        *workspaces = self->workspaces;
+    }
     vp_global_unlock();
     if (vit == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the model has not been initialised");
@@ -27,9 +20,33 @@ static vp_vit *acquire(model_object *self)
     return vit;
 }
 
-/* Puts `next` in the place of `expected` and drops both references; false, and `next` is
- * dropped, where another writer was faster. */
-static bool commit(model_object *self, vp_vit *expected, vp_vit *next)
+int vp_model_begin(vp_model *self, vp_vit *vit, bool again)
+{
+    /* Without the GIL two threads may begin at once: what one does not need it frees. */
+    vp_workspaces *spare = vp_workspaces_create();
+    if (spare == NULL) {
+        vp_vit_unref(vit);
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    vp_vit *left = vit;
+    vp_global_lock();
+    const bool put = self->vit == NULL || again;
+    if (put) {
+        left = self->vit;
+        self->vit = vit;
+    }
+    if (put && self->workspaces == NULL) {
+        self->workspaces = spare;
+        spare = NULL;
+    }
+    vp_global_unlock();
+    vp_vit_unref(left);
+    vp_workspaces_unref(spare);
+    return put;
+}
+
+bool vp_model_commit(vp_model *self, vp_vit *expected, vp_vit *next)
 {
     vp_global_lock();
     const bool current = self->vit == expected;
@@ -41,354 +58,61 @@ static bool commit(model_object *self, vp_vit *expected, vp_vit *next)
     return current;
 }
 
-/* -- building -- */
-
-typedef struct {
-    PyObject *weights; /* a mapping, or NULL: random */
-    vp_init init;
-} source;
-
-static PyObject *fetch(PyObject *weights, const vp_param *param)
+/* The options of `vit`, which is or was the object's: a new reference to a dict that is
+ * nobody's to change. Made once for each vp_vit. */
+static PyObject *options_of(vp_model *self, const vp_vit *vit)
 {
-    PyObject *value = PyMapping_GetItemString(weights, param->name);
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
-        PyErr_Format(PyExc_ValueError, "weights lacks the parameter '%s'", param->name);
-    }
-    return value;
-}
-
-/* Sets parameter i from an array; shape and dtype are checked. */
-static int set_from_array(vp_vit *vit, size_t i, PyObject *value)
-{
-    const vp_param *param = vp_vit_param(vit, i);
-    PyArrayObject *array = vp_array_from(value, param->name, -1, "");
-    if (array == NULL) {
-        return -1;
-    }
-    bool same = PyArray_NDIM(array) == (int)param->ndim;
-    for (size_t d = 0; same && d < param->ndim; d++) {
-        same = (size_t)PyArray_DIM(array, (int)d) == param->shape[d];
-    }
-    if (!same) {
-        PyObject *got = PyObject_GetAttrString((PyObject *)array, "shape");
-        PyObject *want = vp_param_shape(param);
-        PyErr_Format(PyExc_ValueError, "%s must have shape %S, not %S", param->name,
-                     want, got);
-        Py_XDECREF(got);
-        Py_XDECREF(want);
-        Py_DECREF(array);
-        return -1;
-    }
-    vp_error err;
-    vp_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = vp_vit_set_param(vit, i, PyArray_DATA(array), &err);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(array);
-    if (status != VP_OK) {
-        (void)vp_raise(&err);
-        return -1;
-    }
-    return 0;
-}
-
-static int fill(vp_vit *vit, const source *from)
-{
-    vp_error err;
-    vp_status status = VP_OK;
-    for (size_t i = 0; i < vp_vit_num_params(vit); i++) {
-        if (from->weights != NULL) {
-            PyObject *value = fetch(from->weights, vp_vit_param(vit, i));
-            const int failed = value == NULL || set_from_array(vit, i, value) < 0;
-            Py_XDECREF(value);
-            if (failed) {
-                return -1;
-            }
-        } else {
-            Py_BEGIN_ALLOW_THREADS
-            status = vp_vit_init_param(vit, i, &from->init, &err);
-            Py_END_ALLOW_THREADS
-        }
-        if (status != VP_OK) {
-            (void)vp_raise(&err);
-            return -1;
-        }
-    }
-    if (vp_vit_finish(vit, &err) != VP_OK) {
-        (void)vp_raise(&err);
-        return -1;
-    }
-    return 0;
-}
-
-static int model_init(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"options",     "weights",  "seed",
-                            "weight_init", "fix_init", NULL};
-    model_object *self = (model_object *)object;
-    PyObject *options, *weights = Py_None;
-    source from = {NULL, {"", false, 0}};
-    int fix_init = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OKsp:VisionTransformer", names,
-                                     &options, &weights, &from.init.seed,
-                                     &from.init.mode, &fix_init)) {
-        return -1;
-    }
-    from.weights = weights != Py_None ? weights : NULL;
-    from.init.fix_init = fix_init;
-    vp_config config;
-    vp_error err;
-    vp_vit *vit = NULL;
-    if (vp_config_from_dict(options, &config) < 0) {
-        return -1;
-    }
-    if (vp_vit_create(&config, &vit, &err) != VP_OK) {
-        (void)vp_raise(&err);
-        return -1;
-    }
-    if (fill(vit, &from) < 0) {
-        vp_vit_unref(vit);
-        return -1;
-    }
-    vp_workspaces *workspaces =
-        self->workspaces != NULL ? self->workspaces : vp_workspaces_create();
-    if (workspaces == NULL) {
-        vp_vit_unref(vit);
-        PyErr_NoMemory();
-        return -1;
-    }
+    const unsigned long long serial = vp_vit_serial(vit);
     vp_global_lock();
-    vp_vit *old = self->vit;
-    self->vit = vit;
-    self->workspaces = workspaces;
+    PyObject *dict = self->options_of == serial ? Py_NewRef(self->options) : NULL;
     vp_global_unlock();
-    vp_vit_unref(old);
-    return 0;
+    if (dict != NULL) {
+        return dict;
+    }
+    dict = vp_config_to_dict(vp_vit_config(vit));
+    if (dict != NULL) {
+        vp_global_lock();
+        PyObject *old = self->options;
+        self->options = Py_NewRef(dict);
+        self->options_of = serial;
+        vp_global_unlock();
+        Py_XDECREF(old);
+    }
+    return dict;
 }
+
+/* -- life -- */
 
 static void model_dealloc(PyObject *object)
 {
-    model_object *self = (model_object *)object;
+    vp_model *self = (vp_model *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(object);
     }
     vp_vit_unref(self->vit);
-    vp_workspaces_free(self->workspaces);
+    vp_workspaces_unref(self->workspaces);
+    Py_XDECREF(self->options);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
 
 static int model_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(Py_TYPE(object)); /* the options hold numbers and names: no cycles */
     return 0;
 }
 
-/* -- changes -- */
-
-PyDoc_STRVAR(
-    reset_classifier_doc,
-    "reset_classifier($self, num_classes, global_pool=None, *, add_attn_pool=False,\n"
-    "                 seed=0)\n--\n\n"
-    "New classifier of num_classes outputs (0: none) and, unless None, another "
-    "pool.\n\n"
-    "The head is freshly initialised. An attention pool ('map', 'prr') is kept, the "
-    "same\n"
-    "weights bit for bit, as long as the pool stays; another pool drops it. A pool "
-    "that\n"
-    "needs an attention pool the model lacks is refused, unless add_attn_pool=True "
-    "makes\n"
-    "a fresh one. Norms stay where they are. A call that raises changes nothing.\n\n"
-    "TypeError: num_classes is not an integer, global_pool not a str or None.\n"
-    "ValueError: num_classes is negative, global_pool unknown or not possible here.\n"
-    "Source: timm.models.VisionTransformer.reset_classifier.");
-
-static PyObject *model_reset_classifier(PyObject *object, PyObject *args,
-                                        PyObject *kwargs)
+/* The type that is ours, below subclasses. */
+static PyTypeObject *core_type(PyObject *object)
 {
-    static char *names[] = {"num_classes", "global_pool", "add_attn_pool", "seed",
-                            NULL};
-    model_object *self = (model_object *)object;
-    PyObject *classes_object, *pool_object = Py_None;
-    int add_attn_pool = 0;
-    unsigned long long seed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$pK:reset_classifier", names,
-                                     &classes_object, &pool_object, &add_attn_pool,
-                                     &seed)) {
-        return NULL;
+    PyTypeObject *core = Py_TYPE(object);
+    for (PyTypeObject *base = core; base != &PyBaseObject_Type;
+         base = PyType_GetSlot(base, Py_tp_base)) {
+        core = base;
     }
-    const Py_ssize_t classes = vp_count_from(classes_object, "num_classes");
-    vp_pool pool = VP_POOL_NONE;
-    const int given =
-        classes < 0 ? -1 : vp_pool_from(pool_object, "global_pool", &pool);
-    if (given < 0) {
-        return NULL;
-    }
-    bool committed = false;
-    while (!committed) {
-        vp_vit *vit = acquire(self), *next = NULL;
-        vp_error err;
-        vp_status status;
-        if (vit == NULL) {
-            return NULL;
-        }
-        Py_BEGIN_ALLOW_THREADS
-        status = vp_vit_reset_classifier(vit, (size_t)classes, given ? &pool : NULL,
-                                         add_attn_pool, seed, &next, &err);
-        committed = status == VP_OK && commit(self, vit, next);
-        vp_vit_unref(vit);
-        Py_END_ALLOW_THREADS
-        if (status != VP_OK) {
-            return vp_raise(&err);
-        }
-    }
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(
-    replace_doc,
-    "_replace($self, options, weights, serial=0, /)\n--\n\n"
-    "Rebuilds the model from options: parameters in the mapping weights are taken\n"
-    "from it (name to array), all others shared with what the model has. Atomic.\n"
-    "False, and nothing happens, where serial is not 0 and not the model's _serial: "
-    "it\n"
-    "has changed. ValueError: a shape does not fit, or a parameter is in neither.");
-
-/* The next model: `weights` first, the rest shared with `vit`. */
-static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weights)
-{
-    vp_vit *next = NULL;
-    vp_error err;
-    if (vp_vit_create(config, &next, &err) != VP_OK) {
-        (void)vp_raise(&err);
-        return NULL;
-    }
-    for (size_t i = 0; i < vp_vit_num_params(next); i++) {
-        PyObject *key = PyUnicode_FromString(vp_vit_param(next, i)->name);
-        const int has = key != NULL ? PySequence_Contains(weights, key) : -1;
-        PyObject *value = has > 0 ? PyObject_GetItem(weights, key) : NULL;
-        Py_XDECREF(key);
-        const int failed =
-            has < 0 ||
-            (has > 0 && (value == NULL || set_from_array(next, i, value) < 0));
-        Py_XDECREF(value);
-        if (failed) {
-            vp_vit_unref(next);
-            return NULL;
-        }
-    }
-    vp_status status = vp_vit_share_rest(next, vit, &err);
-    if (status == VP_ERR_KEY) {
-        PyErr_Format(PyExc_ValueError, "weights lacks the parameter '%s'", err.message);
-    } else if (status == VP_OK && vp_vit_finish(next, &err) == VP_OK) {
-        return next;
-    } else {
-        (void)vp_raise(&err);
-    }
-    vp_vit_unref(next);
-    return NULL;
-}
-
-static PyObject *model_replace(PyObject *object, PyObject *args)
-{
-    model_object *self = (model_object *)object;
-    PyObject *options, *weights;
-    unsigned long long serial = 0;
-    vp_config config;
-    if (!PyArg_ParseTuple(args, "OO|K:_replace", &options, &weights, &serial)) {
-        return NULL;
-    }
-    if (options != Py_None && vp_config_from_dict(options, &config) < 0) {
-        return NULL;
-    }
-    bool committed = false;
-    while (!committed) {
-        vp_vit *vit = acquire(self);
-        if (vit == NULL) {
-            return NULL;
-        }
-        if (serial != 0 && serial != vp_vit_serial(vit)) {
-            vp_vit_unref(vit);
-            Py_RETURN_FALSE;
-        }
-        vp_vit *next =
-            build_next(vit, options != Py_None ? &config : vp_vit_config(vit), weights);
-        committed = next != NULL && commit(self, vit, next);
-        vp_vit_unref(vit);
-        if (next == NULL) {
-            return NULL;
-        }
-    }
-    Py_RETURN_TRUE;
-}
-
-/* -- reading -- */
-
-PyDoc_STRVAR(options_doc, "_options($self)\n--\n\nThe resolved options as a dict.");
-
-static PyObject *model_options(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    vp_vit *vit = acquire((model_object *)object);
-    PyObject *dict = vit != NULL ? vp_config_to_dict(vp_vit_config(vit)) : NULL;
-    vp_vit_unref(vit);
-    return dict;
-}
-
-PyDoc_STRVAR(param_shapes_doc,
-             "param_shapes($self)\n--\n\n"
-             "Every parameter's shape by its name in the state dict, in timm's order.");
-
-static PyObject *model_param_shapes(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    vp_vit *vit = acquire((model_object *)object);
-    PyObject *dict = vit != NULL ? vp_param_shapes(vit) : NULL;
-    vp_vit_unref(vit);
-    return dict;
-}
-
-PyDoc_STRVAR(
-    get_parameter_doc,
-    "get_parameter($self, target, /)\n--\n\n"
-    "The parameter of this dotted name, e.g. 'blocks.0.attn.qkv.weight', as a new\n"
-    "read-only float32 array. KeyError: there is none of that name.");
-
-static PyObject *model_get_parameter(PyObject *object, PyObject *target)
-{
-    if (!PyUnicode_Check(target)) {
-        return vp_raise_type(target, "target must be a str");
-    }
-    vp_vit *vit = acquire((model_object *)object);
-    if (vit == NULL) {
-        return NULL;
-    }
-    const vp_param *param = NULL;
-    for (size_t i = 0; param == NULL && i < vp_vit_num_params(vit); i++) {
-        if (PyUnicode_CompareWithASCIIString(target, vp_vit_param(vit, i)->name) == 0) {
-            param = vp_vit_param(vit, i);
-        }
-    }
-    PyArrayObject *array = NULL;
-    if (param == NULL) {
-        PyErr_SetObject(PyExc_KeyError, target);
-    } else {
-        npy_intp shape[4] = {0};
-        for (size_t d = 0; d < param->ndim; d++) {
-            shape[d] = (npy_intp)param->shape[d];
-        }
-        array = vp_array_new((int)param->ndim, shape);
-    }
-    if (array != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        vp_weight_get(*param->slot, PyArray_DATA(array));
-        Py_END_ALLOW_THREADS
-        PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
-    }
-    vp_vit_unref(vit);
-    return (PyObject *)array;
+    return core;
 }
 
 PyDoc_STRVAR(
@@ -399,35 +123,60 @@ PyDoc_STRVAR(
 
 static PyObject *model_adopt(PyObject *object, PyObject *other)
 {
-    model_object *self = (model_object *)object;
-    PyTypeObject *core = Py_TYPE(object); /* the type that is ours, below subclasses */
-    for (PyTypeObject *base = core; base != &PyBaseObject_Type;
-         base = PyType_GetSlot(base, Py_tp_base)) {
-        core = base;
-    }
-    if (!PyObject_TypeCheck(other, core)) {
+    if (!PyObject_TypeCheck(other, core_type(object))) {
         return vp_raise_type(other, "other must be a VisionTransformer");
     }
-    vp_workspaces *workspaces = vp_workspaces_create();
-    vp_vit *vit = workspaces != NULL ? acquire((model_object *)other) : NULL;
-    if (vit == NULL) {
-        vp_workspaces_free(workspaces);
-        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
-    }
-    vp_global_lock();
-    const bool fresh = self->vit == NULL;
-    if (fresh) {
-        self->vit = vit;
-        self->workspaces = workspaces;
-    }
-    vp_global_unlock();
-    if (!fresh) {
-        vp_vit_unref(vit);
-        vp_workspaces_free(workspaces);
+    vp_vit *vit = vp_model_acquire((vp_model *)other, NULL);
+    const int begun = vit != NULL ? vp_model_begin((vp_model *)object, vit, false) : -1;
+    if (begun == 0) {
         PyErr_SetString(PyExc_RuntimeError, "the model is already initialised");
+    }
+    return begun == 1 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(
+    snapshot_doc,
+    "_snapshot($self)\n--\n\n"
+    "The model as it is now, which no later change reaches: a _core.VisionTransformer\n"
+    "that shares weights, scratch memory and serials. What needs several answers of\n"
+    "one state asks a snapshot; it costs less than a microsecond.");
+
+static PyObject *model_snapshot(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_model *self = (vp_model *)object;
+    vp_workspaces *workspaces;
+    vp_vit *vit = vp_model_acquire(self, &workspaces);
+    PyObject *options = vit != NULL ? options_of(self, vit) : NULL;
+    PyObject *copy = options != NULL ? PyType_GenericAlloc(core_type(object), 0) : NULL;
+    if (copy == NULL) {
+        vp_vit_unref(vit);
+        Py_XDECREF(options);
         return NULL;
     }
-    Py_RETURN_NONE;
+    vp_model *snapshot = (vp_model *)copy;
+    snapshot->vit = vit;
+    snapshot->workspaces = vp_workspaces_ref(workspaces);
+    snapshot->options = options;
+    snapshot->options_of = vp_vit_serial(vit);
+    return copy;
+}
+
+/* -- facts -- */
+
+PyDoc_STRVAR(options_doc, "_options($self)\n--\n\n"
+                          "The resolved options as a dict of the caller's own.");
+
+static PyObject *model_options(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_model *self = (vp_model *)object;
+    vp_vit *vit = vp_model_acquire(self, NULL);
+    PyObject *options = vit != NULL ? options_of(self, vit) : NULL;
+    PyObject *dict = options != NULL ? PyDict_Copy(options) : NULL;
+    Py_XDECREF(options);
+    vp_vit_unref(vit);
+    return dict;
 }
 
 PyDoc_STRVAR(memory_bytes_doc, "memory_bytes($self)\n--\n\n"
@@ -436,15 +185,15 @@ PyDoc_STRVAR(memory_bytes_doc, "memory_bytes($self)\n--\n\n"
 static PyObject *model_memory_bytes(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    model_object *self = (model_object *)object;
-    vp_vit *vit = acquire(self);
+    vp_workspaces *workspaces;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, &workspaces);
     if (vit == NULL) {
         return NULL;
     }
     const size_t weights = vp_vit_weight_bytes(vit);
     vp_vit_unref(vit);
     return Py_BuildValue("{s:n,s:n}", "weights", (Py_ssize_t)weights, "workspace",
-                         (Py_ssize_t)vp_workspaces_bytes(self->workspaces));
+                         (Py_ssize_t)vp_workspaces_bytes(workspaces));
 }
 
 PyDoc_STRVAR(
@@ -454,17 +203,20 @@ PyDoc_STRVAR(
 static PyObject *model_release_workspace(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    model_object *self = (model_object *)object;
-    if (self->workspaces != NULL) {
-        vp_workspaces_release(self->workspaces);
+    vp_workspaces *workspaces;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, &workspaces);
+    if (vit == NULL) {
+        return NULL;
     }
+    vp_vit_unref(vit);
+    vp_workspaces_release(workspaces);
     Py_RETURN_NONE;
 }
 
 static PyObject *model_pool_serial(PyObject *object, void *unused)
 {
     (void)unused;
-    vp_vit *vit = acquire((model_object *)object);
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
     if (vit == NULL) {
         return NULL;
     }
@@ -476,7 +228,7 @@ static PyObject *model_pool_serial(PyObject *object, void *unused)
 static PyObject *model_serial(PyObject *object, void *unused)
 {
     (void)unused;
-    vp_vit *vit = acquire((model_object *)object);
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
     if (vit == NULL) {
         return NULL;
     }
@@ -491,43 +243,37 @@ PyDoc_STRVAR(check_size_doc,
 
 static PyObject *model_grid(PyObject *object, PyObject *args)
 {
-    Py_ssize_t height, width;
+    PyObject *height_object, *width_object;
     size_t grid[2];
     vp_error err;
-    if (!PyArg_ParseTuple(args, "nn:_grid", &height, &width)) {
+    if (!PyArg_ParseTuple(args, "OO:_grid", &height_object, &width_object)) {
         return NULL;
     }
-    vp_vit *vit = acquire((model_object *)object);
+    const Py_ssize_t height = vp_count_from(height_object, "height");
+    const Py_ssize_t width = height >= 0 ? vp_count_from(width_object, "width") : -1;
+    vp_vit *vit = width >= 0 ? vp_model_acquire((vp_model *)object, NULL) : NULL;
     if (vit == NULL) {
         return NULL;
     }
     const vp_status status =
-        vp_vit_check_size(vit, height > 0 ? (size_t)height : 0,
-                          width > 0 ? (size_t)width : 0, grid, &err);
+        vp_vit_check_size(vit, (size_t)height, (size_t)width, grid, &err);
     vp_vit_unref(vit);
     return status == VP_OK
                ? Py_BuildValue("(nn)", (Py_ssize_t)grid[0], (Py_ssize_t)grid[1])
                : vp_raise(&err);
 }
 
-vp_vit *vp_model_acquire(PyObject *object, vp_workspaces **workspaces)
-{
-    model_object *self = (model_object *)object;
-    vp_vit *vit = acquire(self);
-    *workspaces = self->workspaces;
-    return vit;
-}
-
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef methods[] = {
-    {"reset_classifier", KEYWORDS(model_reset_classifier), METH_VARARGS | METH_KEYWORDS,
-     reset_classifier_doc},
-    {"_replace", model_replace, METH_VARARGS, replace_doc},
+    {"reset_classifier", KEYWORDS(vp_model_reset_classifier),
+     METH_VARARGS | METH_KEYWORDS, vp_model_reset_classifier_doc},
+    {"_replace", vp_model_replace, METH_VARARGS, vp_model_replace_doc},
     {"_options", model_options, METH_NOARGS, options_doc},
-    {"param_shapes", model_param_shapes, METH_NOARGS, param_shapes_doc},
-    {"get_parameter", model_get_parameter, METH_O, get_parameter_doc},
+    {"param_shapes", vp_model_param_shapes, METH_NOARGS, vp_model_param_shapes_doc},
+    {"get_parameter", vp_model_get_parameter, METH_O, vp_model_get_parameter_doc},
     {"_adopt", model_adopt, METH_O, adopt_doc},
+    {"_snapshot", model_snapshot, METH_NOARGS, snapshot_doc},
     {"memory_bytes", model_memory_bytes, METH_NOARGS, memory_bytes_doc},
     {"release_workspace", model_release_workspace, METH_NOARGS, release_workspace_doc},
     {"_grid", model_grid, METH_VARARGS, check_size_doc},
@@ -548,8 +294,7 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMemberDef members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(model_object, weakrefs), READONLY,
-     NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(vp_model, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -560,7 +305,7 @@ PyDoc_STRVAR(
     "The C core of vitpool.VisionTransformer: resolved options in, float32 out.");
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, (void *)model_doc}, {Py_tp_init, model_init},
+    {Py_tp_doc, (void *)model_doc}, {Py_tp_init, vp_model_init},
     {Py_tp_dealloc, model_dealloc}, {Py_tp_traverse, model_traverse},
     {Py_tp_methods, methods},       {Py_tp_getset, getset},
     {Py_tp_members, members},       {0, NULL},
@@ -568,7 +313,7 @@ static PyType_Slot slots[] = {
 
 PyType_Spec vp_model_spec = {
     .name = "vitpool._core.VisionTransformer",
-    .basicsize = sizeof(model_object),
+    .basicsize = sizeof(vp_model),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

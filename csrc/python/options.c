@@ -270,29 +270,3 @@ fail:
     Py_DECREF(dict);
     return NULL;
 }
-
-PyObject *vp_param_shape(const vp_param *param)
-{
-    PyObject *shape = PyTuple_New((Py_ssize_t)param->ndim);
-    for (size_t d = 0; shape != NULL && d < param->ndim; d++) {
-        PyObject *size = PyLong_FromSize_t(param->shape[d]);
-        if (size == NULL || PyTuple_SetItem(shape, (Py_ssize_t)d, size) < 0) {
-            Py_CLEAR(shape);
-        }
-    }
-    return shape;
-}
-
-PyObject *vp_param_shapes(const vp_vit *vit)
-{
-    PyObject *dict = PyDict_New();
-    for (size_t i = 0; dict != NULL && i < vp_vit_num_params(vit); i++) {
-        const vp_param *param = vp_vit_param(vit, i);
-        PyObject *shape = vp_param_shape(param);
-        if (shape == NULL || PyDict_SetItemString(dict, param->name, shape) < 0) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(shape);
-    }
-    return dict;
-}

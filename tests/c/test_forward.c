@@ -39,7 +39,7 @@ static void run(const vp_vit *vit, const vp_forward *f)
     vp_workspaces *workspaces = vp_workspaces_create();
     vp_error err = {VP_OK, ""};
     CHECK(vp_vit_forward(vit, workspaces, f, &err) == VP_OK, "%s", err.message);
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
 }
 
 /* Numbers that no output is, so that what was not written is seen. */
@@ -108,7 +108,7 @@ static void no_block_at_all_is_the_head_of_the_tokens(void)
     CHECK(vp_vit_forward_head(vit, workspaces, features, BATCH, tokens_of(&c),
                               VP_OUT_LOGITS, want, &err) == VP_OK,
           "%s", err.message);
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
     vp_forward none = whole(vit, got);
     none.images = NULL;
     none.tokens = last;

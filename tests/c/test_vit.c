@@ -58,7 +58,7 @@ done:
     status = status == VP_OK ? VP_OK : err->code;
     vp_vit_unref(next);
     vp_vit_unref(vit);
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
     return status;
 }
 
@@ -111,7 +111,7 @@ static void outputs_stay_inside_and_repeat_themselves(void)
         }
         check_memory_free(&out, "forward");
         check_memory_free(&again, "forward");
-        vp_workspaces_free(workspaces);
+        vp_workspaces_unref(workspaces);
         vp_vit_unref(vit);
     }
 }
@@ -161,7 +161,7 @@ static void a_reset_leaves_the_old_model_alone(void)
     vp_vit_unref(next);
     (void)run(vit, workspaces, after, &err);
     CHECK(memcmp(before, after, sizeof before) == 0, "the old model changed");
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
     vp_vit_unref(vit);
 }
 
@@ -220,7 +220,7 @@ static void several_threads_share_a_model(void)
     vp_workspaces_release(s.workspaces);
     CHECK(vp_workspaces_bytes(s.workspaces) == 0, "%zu bytes after release",
           vp_workspaces_bytes(s.workspaces));
-    vp_workspaces_free(s.workspaces);
+    vp_workspaces_unref(s.workspaces);
     vp_vit_unref(s.vit);
 }
 

@@ -221,7 +221,7 @@ static void forward(const vp_vit *vit, bytes *b)
         free(alone);
     }
 done:
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
     free(images);
     free(pos_embed);
     free(bias);
@@ -248,7 +248,7 @@ static void head(const vp_vit *vit, bytes *b)
          vp_vit_pool(vit, workspaces, x, batch, n, pool, out, &err) != VP_OK)) {
         abort();
     }
-    vp_workspaces_free(workspaces);
+    vp_workspaces_unref(workspaces);
     free(x);
     free(out);
 }

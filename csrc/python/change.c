@@ -1,0 +1,216 @@
+/* What makes a model or another of it: __init__, reset_classifier, _replace.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "python/model.h"
+
+typedef struct {
+    PyObject *weights; /* a mapping, or NULL: random */
+    vp_init init;
+} source;
+
+static PyObject *fetch(PyObject *weights, const vp_param *param)
+{
+    PyObject *value = PyMapping_GetItemString(weights, param->name);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Format(PyExc_ValueError, "weights lacks the parameter '%s'", param->name);
+    }
+    return value;
+}
+
+static int fill(vp_vit *vit, const source *from)
+{
+    vp_error err;
+    vp_status status = VP_OK;
+    for (size_t i = 0; i < vp_vit_num_params(vit); i++) {
+        if (from->weights != NULL) {
+            PyObject *value = fetch(from->weights, vp_vit_param(vit, i));
+            const int failed = value == NULL || vp_param_from(vit, i, value) < 0;
+            Py_XDECREF(value);
+            if (failed) {
+                return -1;
+            }
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            status = vp_vit_init_param(vit, i, &from->init, &err);
+            Py_END_ALLOW_THREADS
+        }
+        if (status != VP_OK) {
+            (void)vp_raise(&err);
+            return -1;
+        }
+    }
+    if (vp_vit_finish(vit, &err) != VP_OK) {
+        (void)vp_raise(&err);
+        return -1;
+    }
+    return 0;
+}
+
+int vp_model_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"options",     "weights",  "seed",
+                            "weight_init", "fix_init", NULL};
+    vp_model *self = (vp_model *)object;
+    PyObject *options, *weights = Py_None, *seed = NULL;
+    source from = {NULL, {"", false, 0}};
+    int fix_init = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOsp:VisionTransformer", names,
+                                     &options, &weights, &seed, &from.init.mode,
+                                     &fix_init) ||
+        (seed != NULL && vp_u64_from(seed, "seed", &from.init.seed) < 0) ||
+        (weights != Py_None && vp_check_mapping(weights, "weights") < 0)) {
+        return -1;
+    }
+    from.weights = weights != Py_None ? weights : NULL;
+    from.init.fix_init = fix_init;
+    vp_config config;
+    vp_error err;
+    vp_vit *vit = NULL;
+    if (vp_config_from_dict(options, &config) < 0) {
+        return -1;
+    }
+    if (vp_vit_create(&config, &vit, &err) != VP_OK) {
+        (void)vp_raise(&err);
+        return -1;
+    }
+    if (fill(vit, &from) < 0) {
+        vp_vit_unref(vit);
+        return -1;
+    }
+    return vp_model_begin(self, vit, true) < 0 ? -1 : 0;
+}
+
+const char vp_model_reset_classifier_doc[] =
+    "reset_classifier($self, num_classes, global_pool=None, *, add_attn_pool=False,\n"
+    "                 seed=0)\n--\n\n"
+    "New classifier of num_classes outputs (0: none) and, unless None, another "
+    "pool.\n\n"
+    "The head is freshly initialised. An attention pool ('map', 'prr') is kept, the "
+    "same\n"
+    "weights bit for bit, as long as the pool stays; another pool drops it. A pool "
+    "that\n"
+    "needs an attention pool the model lacks is refused, unless add_attn_pool=True "
+    "makes\n"
+    "a fresh one. Norms stay where they are. A call that raises changes nothing.\n\n"
+    "TypeError: num_classes is not an integer, global_pool not a str or None.\n"
+    "ValueError: num_classes is negative, global_pool unknown or not possible here.\n"
+    "Source: timm.models.VisionTransformer.reset_classifier.";
+
+PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"num_classes", "global_pool", "add_attn_pool", "seed",
+                            NULL};
+    vp_model *self = (vp_model *)object;
+    PyObject *classes_object, *pool_object = Py_None, *seed_object = NULL;
+    int add_attn_pool = 0;
+    unsigned long long seed = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$pO:reset_classifier", names,
+                                     &classes_object, &pool_object, &add_attn_pool,
+                                     &seed_object) ||
+        (seed_object != NULL && vp_u64_from(seed_object, "seed", &seed) < 0)) {
+        return NULL;
+    }
+    const Py_ssize_t classes = vp_count_from(classes_object, "num_classes");
+    vp_pool pool = VP_POOL_NONE;
+    const int given =
+        classes < 0 ? -1 : vp_pool_from(pool_object, "global_pool", &pool);
+    if (given < 0) {
+        return NULL;
+    }
+    bool committed = false;
+    while (!committed) {
+        vp_vit *vit = vp_model_acquire(self, NULL), *next = NULL;
+        vp_error err;
+        vp_status status;
+        if (vit == NULL) {
+            return NULL;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        status = vp_vit_reset_classifier(vit, (size_t)classes, given ? &pool : NULL,
+                                         add_attn_pool, seed, &next, &err);
+        committed = status == VP_OK && vp_model_commit(self, vit, next);
+        vp_vit_unref(vit);
+        Py_END_ALLOW_THREADS
+        if (status != VP_OK) {
+            return vp_raise(&err);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+const char vp_model_replace_doc[] =
+    "_replace($self, options, weights, serial=0, /)\n--\n\n"
+    "Rebuilds the model from options: parameters in the mapping weights are taken\n"
+    "from it (name to array), all others shared with what the model has. Atomic.\n"
+    "False, and nothing happens, where serial is not 0 and not the model's _serial: "
+    "it\n"
+    "has changed. ValueError: a shape does not fit, or a parameter is in neither.";
+
+/* The next model: `weights` first, the rest shared with `vit`. */
+static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weights)
+{
+    vp_vit *next = NULL;
+    vp_error err;
+    if (vp_vit_create(config, &next, &err) != VP_OK) {
+        (void)vp_raise(&err);
+        return NULL;
+    }
+    for (size_t i = 0; i < vp_vit_num_params(next); i++) {
+        PyObject *key = PyUnicode_FromString(vp_vit_param(next, i)->name);
+        const int has = key != NULL ? PySequence_Contains(weights, key) : -1;
+        PyObject *value = has > 0 ? PyObject_GetItem(weights, key) : NULL;
+        Py_XDECREF(key);
+        const int failed =
+            has < 0 ||
+            (has > 0 && (value == NULL || vp_param_from(next, i, value) < 0));
+        Py_XDECREF(value);
+        if (failed) {
+            vp_vit_unref(next);
+            return NULL;
+        }
+    }
+    vp_status status = vp_vit_share_rest(next, vit, &err);
+    if (status == VP_ERR_KEY) {
+        PyErr_Format(PyExc_ValueError, "weights lacks the parameter '%s'", err.message);
+    } else if (status == VP_OK && vp_vit_finish(next, &err) == VP_OK) {
+        return next;
+    } else {
+        (void)vp_raise(&err);
+    }
+    vp_vit_unref(next);
+    return NULL;
+}
+
+PyObject *vp_model_replace(PyObject *object, PyObject *args)
+{
+    vp_model *self = (vp_model *)object;
+    PyObject *options, *weights, *serial_object = NULL;
+    unsigned long long serial = 0;
+    vp_config config;
+    if (!PyArg_ParseTuple(args, "OO|O:_replace", &options, &weights, &serial_object) ||
+        (serial_object != NULL && vp_u64_from(serial_object, "serial", &serial) < 0) ||
+        vp_check_mapping(weights, "weights") < 0) {
+        return NULL;
+    }
+    if (options != Py_None && vp_config_from_dict(options, &config) < 0) {
+        return NULL;
+    }
+    bool committed = false;
+    while (!committed) {
+        vp_vit *vit = vp_model_acquire(self, NULL);
+        if (vit == NULL) {
+            return NULL;
+        }
+        if (serial != 0 && serial != vp_vit_serial(vit)) {
+            vp_vit_unref(vit);
+            Py_RETURN_FALSE;
+        }
+        vp_vit *next =
+            build_next(vit, options != Py_None ? &config : vp_vit_config(vit), weights);
+        committed = next != NULL && vp_model_commit(self, vit, next);
+        vp_vit_unref(vit);
+        if (next == NULL) {
+            return NULL;
+        }
+    }
+    Py_RETURN_TRUE;
+}

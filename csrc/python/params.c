@@ -1,0 +1,123 @@
+/* A model's parameters: their shapes and numbers, out and in.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "python/model.h"
+
+static PyObject *shape_of(const vp_param *param)
+{
+    PyObject *shape = PyTuple_New((Py_ssize_t)param->ndim);
+    for (size_t d = 0; shape != NULL && d < param->ndim; d++) {
+        PyObject *size = PyLong_FromSize_t(param->shape[d]);
+        if (size == NULL || PyTuple_SetItem(shape, (Py_ssize_t)d, size) < 0) {
+            Py_CLEAR(shape);
+        }
+    }
+    return shape;
+}
+
+int vp_param_from(vp_vit *vit, size_t i, PyObject *value)
+{
+    const vp_param *param = vp_vit_param(vit, i);
+    PyArrayObject *array = vp_array_from(value, param->name, -1, "");
+    if (array == NULL) {
+        return -1;
+    }
+    bool same = PyArray_NDIM(array) == (int)param->ndim;
+    for (size_t d = 0; same && d < param->ndim; d++) {
+        same = (size_t)PyArray_DIM(array, (int)d) == param->shape[d];
+    }
+    if (!same) {
+        PyObject *got = PyObject_GetAttrString((PyObject *)array, "shape");
+        PyObject *want = shape_of(param);
+        PyErr_Format(PyExc_ValueError, "%s must have shape %S, not %S", param->name,
+                     want, got);
+        Py_XDECREF(got);
+        Py_XDECREF(want);
+        Py_DECREF(array);
+        return -1;
+    }
+    vp_error err;
+    vp_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = vp_vit_set_param(vit, i, PyArray_DATA(array), &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(array);
+    if (status != VP_OK) {
+        (void)vp_raise(&err);
+        return -1;
+    }
+    return 0;
+}
+
+const char vp_model_param_shapes_doc[] =
+    "param_shapes($self)\n--\n\n"
+    "Every parameter's shape by its name in the state dict, in timm's order.";
+
+PyObject *vp_param_shapes(const vp_vit *vit)
+{
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict != NULL && i < vp_vit_num_params(vit); i++) {
+        const vp_param *param = vp_vit_param(vit, i);
+        PyObject *shape = shape_of(param);
+        if (shape == NULL || PyDict_SetItemString(dict, param->name, shape) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(shape);
+    }
+    return dict;
+}
+
+PyObject *vp_model_param_shapes(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
+    PyObject *dict = vit != NULL ? vp_param_shapes(vit) : NULL;
+    vp_vit_unref(vit);
+    return dict;
+}
+
+const char vp_model_get_parameter_doc[] =
+    "get_parameter($self, target, /)\n--\n\n"
+    "The parameter of this dotted name, e.g. 'blocks.0.attn.qkv.weight', as a new\n"
+    "read-only float32 array. KeyError: there is none of that name.";
+
+PyObject *vp_model_get_parameter(PyObject *object, PyObject *target)
+{
+    vp_model *self = (vp_model *)object;
+    if (!PyUnicode_Check(target)) {
+        return vp_raise_type(target, "target must be a str");
+    }
+    vp_vit *vit = vp_model_acquire(self, NULL);
+    if (vit == NULL) {
+        return NULL;
+    }
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(target, &length);
+    size_t i = vp_vit_num_params(vit);
+    if (name == NULL) { /* lone surrogates: nobody's name */
+        PyErr_Clear();
+    } else if (strlen(name) == (size_t)length) {
+        i = vp_vit_find_param(vit, name, self->next_param);
+    }
+    PyArrayObject *array = NULL;
+    if (i == vp_vit_num_params(vit)) {
+        PyErr_SetObject(PyExc_KeyError, target);
+    } else {
+        const vp_param *param = vp_vit_param(vit, i);
+        npy_intp shape[4] = {0};
+        for (size_t d = 0; d < param->ndim; d++) {
+            shape[d] = (npy_intp)param->shape[d];
+        }
+        self->next_param = i + 1;
+        array = vp_array_new((int)param->ndim, shape);
+        if (array != NULL) {
+            Py_BEGIN_ALLOW_THREADS
+            vp_weight_get(*param->slot, PyArray_DATA(array));
+            Py_END_ALLOW_THREADS
+            PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
+        }
+    }
+    vp_vit_unref(vit);
+    return (PyObject *)array;
+}
