@@ -28,21 +28,18 @@ static vp_status next_config(const vp_config *now, size_t num_classes,
         return vp_fail(
             err, VP_ERR_VALUE,
             "global_pool 'token' needs the class token, but this model was built "
-            "with class_token=False; use '', 'avg', 'avgmax', 'max'%s",
-            now->attn_pool == VP_POOL_MAP   ? " or 'map'"
-            : now->attn_pool == VP_POOL_PRR ? " or 'prr'"
-                                            : "");
+            "with class_token=False; use another of %s",
+            vp_pool_list);
     }
     if (is_attn_pool(*pool) && now->attn_pool != *pool && !add_attn_pool) {
-        const char *has = now->attn_pool == VP_POOL_NONE ? "has no attention pool"
-                          : now->attn_pool == VP_POOL_MAP
-                              ? "has the attention pool 'map'"
-                              : "has the attention pool 'prr'";
-        return vp_fail(
-            err, VP_ERR_VALUE,
-            "global_pool '%s' needs its trained attention pool, but this model "
-            "%s; pass add_attn_pool=True for a freshly initialised one",
-            vp_pool_names[*pool], has);
+        const bool none = now->attn_pool == VP_POOL_NONE;
+        return vp_fail(err, VP_ERR_VALUE,
+                       "global_pool '%s' needs its trained attention pool, but this "
+                       "model has %s%s%s; "
+                       "pass add_attn_pool=True for a freshly initialised one",
+                       vp_pool_names[*pool],
+                       none ? "no attention pool" : "the attention pool '",
+                       vp_pool_names[now->attn_pool], none ? "" : "'");
     }
     next->global_pool = *pool;
     next->attn_pool = is_attn_pool(*pool) ? *pool : VP_POOL_NONE;

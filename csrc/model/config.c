@@ -5,8 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const vp_pool_names[VP_POOL_COUNT] = {"",      "avg", "avgmax", "max",
-                                                  "token", "map", "prr"};
+const char *const vp_pool_names[VP_POOL_COUNT] = {
+#define VP_POOL_NAME(pool, name) name,
+    VP_POOLS(VP_POOL_NAME)
+#undef VP_POOL_NAME
+};
+
+#define VP_POOL_QUOTED(pool, name) ", '" name "'"
+const char *const vp_pool_list =
+    &VP_POOLS(VP_POOL_QUOTED)[2]; /* without the first ", " */
+#undef VP_POOL_QUOTED
 
 /* Is `name`, without surrounding space and case, the pool `pool`? */
 static bool nearly(const char *name, size_t length, const char *pool)
@@ -63,12 +71,9 @@ vp_status vp_pool_parse(const char *what, const char *name, size_t length,
     }
     char quoted[300];
     quote(name, length, quoted, sizeof quoted);
-    return vp_fail(
-        err, VP_ERR_VALUE,
-        "%s must be one of '', 'avg', 'avgmax', 'max', 'token', 'map', 'prr', "
-        "not '%s'%s%s%s",
-        what, quoted, meant != NULL ? "; did you mean '" : "",
-        meant != NULL ? meant : "", meant != NULL ? "'?" : "");
+    return vp_fail(err, VP_ERR_VALUE, "%s must be one of %s, not '%s'%s%s%s", what,
+                   vp_pool_list, quoted, meant != NULL ? "; did you mean '" : "",
+                   meant != NULL ? meant : "", meant != NULL ? "'?" : "");
 }
 
 #define LIMIT ((size_t)1 << 24)
@@ -158,7 +163,8 @@ vp_status vp_config_check(const vp_config *c, vp_error *err)
     if (c->global_pool == VP_POOL_TOKEN && !c->class_token) {
         return vp_fail(err, VP_ERR_VALUE,
                        "global_pool 'token' needs the class token, but class_token is "
-                       "False; use '', 'avg', 'avgmax', 'max', 'map' or 'prr'");
+                       "False; use another of %s",
+                       vp_pool_list);
     }
     return VP_OK;
 }

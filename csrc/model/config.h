@@ -10,15 +10,21 @@
 #include "kernels/kernels.h"
 #include "ops/norm.h"
 
+/* The pools, with timm's names. */
+#define VP_POOLS(X)                         \
+    X(NONE, "")                             \
+    X(AVG, "avg")                           \
+    X(AVGMAX, "avgmax")                     \
+    X(MAX, "max")                           \
+    X(TOKEN, "token")                       \
+    X(MAP, "map") /* AttentionPoolLatent */ \
+    X(PRR, "prr") /* AttentionPoolPrr */
+
 typedef enum {
-    VP_POOL_NONE, /* '' */
-    VP_POOL_AVG,
-    VP_POOL_AVGMAX,
-    VP_POOL_MAX,
-    VP_POOL_TOKEN,
-    VP_POOL_MAP, /* AttentionPoolLatent */
-    VP_POOL_PRR, /* AttentionPoolPrr */
-    VP_POOL_COUNT,
+#define VP_POOL_ENUM(pool, name) VP_POOL_##pool,
+    VP_POOLS(VP_POOL_ENUM)
+#undef VP_POOL_ENUM
+        VP_POOL_COUNT,
 } vp_pool;
 
 typedef enum {
@@ -64,8 +70,10 @@ typedef struct {
     size_t reg_tokens;
 } vp_config;
 
-/* '' avg avgmax max token map prr, in the order of vp_pool. */
 extern const char *const vp_pool_names[VP_POOL_COUNT];
+
+/* All of them, quoted and with commas between, for messages. */
+extern const char *const vp_pool_list;
 
 /* The pool of that name (length bytes). Else VP_ERR_VALUE: the argument (`what`), what came,
  * what is allowed and, for a near miss, what was probably meant. */

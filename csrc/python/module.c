@@ -2,6 +2,9 @@
 #define VP_PYTHON_IMPORT_ARRAY
 #include "python/core.h"
 
+#include <float.h>
+#include <math.h>
+
 #include "base/cpu.h"
 #include "base/limits.h"
 #include "base/memory.h"
@@ -81,10 +84,43 @@ PyDoc_STRVAR(
     "to float32 (channels, height, width). mean, std: one number a channel.\n"
     "Source: torchvision's ToTensor and Normalize, the same bits.");
 
+/* One finite number for each of `count` channels, as float32. */
+static PyArrayObject *channel_numbers(PyObject *object, const char *what,
+                                      npy_intp count)
+{
+    PyArrayObject *exact =
+        (PyArrayObject *)PyArray_FROMANY(object, NPY_DOUBLE, 0, 0, NPY_ARRAY_IN_ARRAY);
+    if (exact == NULL) { /* NumPy says what it could not read */
+        return NULL;
+    }
+    if (PyArray_NDIM(exact) != 1 || PyArray_SIZE(exact) != count) {
+        PyObject *shape = PyObject_GetAttrString((PyObject *)exact, "shape");
+        PyErr_Format(PyExc_ValueError, "%s must have shape (%zd,), not %S", what,
+                     (Py_ssize_t)count, shape);
+        Py_XDECREF(shape);
+        Py_DECREF(exact);
+        return NULL;
+    }
+    PyArrayObject *numbers = vp_array_new(1, &count);
+    for (npy_intp i = 0; numbers != NULL && i < count; i++) {
+        const double x = ((const double *)PyArray_DATA(exact))[i];
+        if (!(fabs(x) <= (double)FLT_MAX)) {
+            PyErr_Format(PyExc_ValueError, "%s must be finite numbers, not %S", what,
+                         object);
+            Py_CLEAR(numbers);
+        } else {
+            ((float *)PyArray_DATA(numbers))[i] = (float)x;
+        }
+    }
+    Py_DECREF(exact);
+    return numbers;
+}
+
 static PyObject *normalize_u8(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *pixels_object, *mean_object, *std_object, *result = NULL;
+    PyObject *pixels_object, *mean_object, *std_object;
+    PyArrayObject *out = NULL;
     if (!PyArg_ParseTuple(args, "OOO:normalize_u8", &pixels_object, &mean_object,
                           &std_object)) {
         return NULL;
@@ -99,36 +135,34 @@ static PyObject *normalize_u8(PyObject *module, PyObject *args)
     }
     PyArrayObject *pixels =
         (PyArrayObject *)PyArray_FROM_OTF(pixels_object, NPY_UINT8, NPY_ARRAY_IN_ARRAY);
-    PyArrayObject *mean = (PyArrayObject *)PyArray_FROMANY(
-        mean_object, NPY_FLOAT, 1, 1, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
-    PyArrayObject *std = (PyArrayObject *)PyArray_FROMANY(
-        std_object, NPY_FLOAT, 1, 1, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
-    if (pixels == NULL || mean == NULL || std == NULL) {
-        goto done;
+    const npy_intp channels = pixels != NULL ? PyArray_DIM(pixels, 2) : 0;
+    PyArrayObject *mean =
+        pixels != NULL ? channel_numbers(mean_object, "mean", channels) : NULL;
+    PyArrayObject *std =
+        mean != NULL ? channel_numbers(std_object, "std", channels) : NULL;
+    bool ok = std != NULL;
+    for (npy_intp c = 0; ok && c < channels; c++) {
+        ok = ((const float *)PyArray_DATA(std))[c] != 0.0f;
+        if (!ok) {
+            PyErr_Format(PyExc_ValueError, "std must not be 0, as in %S", std_object);
+        }
     }
-    const npy_intp *size = PyArray_DIMS(pixels);
-    if (PyArray_SIZE(mean) != size[2] || PyArray_SIZE(std) != size[2]) {
-        PyErr_Format(PyExc_ValueError,
-                     "mean and std must have %zd numbers, not %zd and %zd",
-                     (Py_ssize_t)size[2], (Py_ssize_t)PyArray_SIZE(mean),
-                     (Py_ssize_t)PyArray_SIZE(std));
-        goto done;
+    if (ok) {
+        const npy_intp *size = PyArray_DIMS(pixels);
+        const npy_intp shape[3] = {channels, size[0], size[1]};
+        out = vp_array_new(3, shape);
     }
-    const npy_intp shape[3] = {size[2], size[0], size[1]};
-    PyArrayObject *out = vp_array_new(3, shape);
     if (out != NULL) {
+        const size_t count = (size_t)PyArray_DIM(out, 1) * (size_t)PyArray_DIM(out, 2);
         Py_BEGIN_ALLOW_THREADS
-        vp_normalize_pixels(PyArray_DATA(out), PyArray_DATA(pixels),
-                            (size_t)(size[0] * size[1]), (size_t)size[2],
-                            PyArray_DATA(mean), PyArray_DATA(std));
+        vp_normalize_pixels(PyArray_DATA(out), PyArray_DATA(pixels), count,
+                            (size_t)channels, PyArray_DATA(mean), PyArray_DATA(std));
         Py_END_ALLOW_THREADS
     }
-    result = (PyObject *)out;
-done:
     Py_XDECREF(pixels);
     Py_XDECREF(mean);
     Py_XDECREF(std);
-    return result;
+    return (PyObject *)out;
 }
 
 PyDoc_STRVAR(
@@ -158,16 +192,16 @@ static PyObject *param_shapes(PyObject *module, PyObject *options)
 PyDoc_STRVAR(fail_after_doc,
              "_fail_allocations_after(n, /)\n--\n\n"
              "For tests: after n more of the core's allocations every next one fails; "
-             "negative: off.");
+             "-1: off.");
 
 static PyObject *fail_allocations_after(PyObject *module, PyObject *n)
 {
     (void)module;
-    const long count = PyLong_AsLong(n);
-    if (count == -1 && PyErr_Occurred()) {
+    Py_ssize_t count;
+    if (vp_int_from(n, "n", -1, &count) < 0) {
         return NULL;
     }
-    vp_memory_fail_after(count);
+    vp_memory_fail_after((long)count);
     Py_RETURN_NONE;
 }
 

@@ -6,7 +6,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "python/core.h"
 
+#include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* One line an option: kind, key, field. */
@@ -45,17 +47,35 @@
     BOOL("dynamic_img_size", dynamic_img_size)        \
     BOOL("dynamic_img_pad", dynamic_img_pad)
 
-static const char *const blocks[] = {"Block",
-                                     "ResPostBlock",
-                                     "ParallelScalingBlock",
-                                     "ParallelThingsBlock",
-                                     "DiffParallelScalingBlock",
-                                     NULL};
-static const char *const mlps[] = {"Mlp", "GluMlp", "SwiGLUPacked", "SwiGLU", NULL};
-static const char *const attns[] = {"attn", "diff", NULL};
-static const char *const acts[] = {"identity", "gelu", "gelu_tanh", "quick_gelu",
-                                   "silu",     "relu", NULL};
-static const char *const norms[] = {"identity", "layernorm", "rmsnorm", NULL};
+/* By what stands for it in the core; vitpool/config.py's names. */
+static const char *const blocks[] = {
+    [VP_BLOCK_PLAIN] = "Block",
+    [VP_BLOCK_RES_POST] = "ResPostBlock",
+    [VP_BLOCK_PARALLEL_SCALING] = "ParallelScalingBlock",
+    [VP_BLOCK_PARALLEL_THINGS] = "ParallelThingsBlock",
+    [VP_BLOCK_DIFF_PARALLEL_SCALING] = "DiffParallelScalingBlock",
+};
+static const char *const mlps[] = {
+    [VP_MLP_PLAIN] = "Mlp",
+    [VP_MLP_GLU] = "GluMlp",
+    [VP_MLP_SWIGLU_PACKED] = "SwiGLUPacked",
+    [VP_MLP_SWIGLU] = "SwiGLU",
+};
+static const char *const attns[] = {
+    [VP_ATTN_PLAIN] = "attn",
+    [VP_ATTN_DIFF] = "diff",
+};
+static const char *const acts[] = {
+    [VP_ACT_NONE] = "identity",       [VP_ACT_GELU] = "gelu",
+    [VP_ACT_GELU_TANH] = "gelu_tanh", [VP_ACT_QUICK_GELU] = "quick_gelu",
+    [VP_ACT_SILU] = "silu",           [VP_ACT_RELU] = "relu",
+};
+static const char *const norms[] = {
+    [VP_NORM_NONE] = "identity",
+    [VP_NORM_LAYER] = "layernorm",
+    [VP_NORM_RMS] = "rmsnorm",
+};
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static PyObject *item(PyObject *options, const char *key)
 {
@@ -106,32 +126,76 @@ static int get_bool(PyObject *options, const char *key, bool *out)
 static int get_real(PyObject *options, const char *key, float *out)
 {
     PyObject *value = item(options, key);
-    const double x = value != NULL ? PyFloat_AsDouble(value) : -1.0;
-    if (value == NULL || (x == -1.0 && PyErr_Occurred())) {
+    if (value == NULL) {
         return -1;
     }
-    if (!isfinite(x)) {
-        PyErr_Format(PyExc_ValueError, "%s must be finite, not %R", key, value);
+    double x = PyFloat_AsDouble(value);
+    if (x == -1.0 && PyErr_Occurred()) {
+        const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
+        if (!too_large && !PyErr_ExceptionMatches(PyExc_TypeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        if (!too_large) {
+            (void)vp_raise_type(value, "%s must be a number", key);
+            return -1;
+        }
+        x = INFINITY;
+    }
+    if (!(fabs(x) <= (double)FLT_MAX)) {
+        PyErr_Format(PyExc_ValueError, "%s must be a finite float32, not %R", key,
+                     value);
         return -1;
     }
     *out = (float)x;
     return 0;
 }
 
-static int get_enum(PyObject *options, const char *key, const char *const *names)
+/* The index of a name among `count`. */
+static int get_enum(PyObject *options, const char *key, const char *const *names,
+                    size_t count)
 {
     PyObject *value = item(options, key);
-    const char *name = value != NULL ? PyUnicode_AsUTF8AndSize(value, NULL) : NULL;
-    if (name == NULL) {
+    if (value == NULL) {
         return -1;
     }
-    for (int i = 0; names[i] != NULL; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            return i;
+    if (!PyUnicode_Check(value)) {
+        (void)vp_raise_type(value, "%s must be a str", key);
+        return -1;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (PyUnicode_CompareWithASCIIString(value, names[i]) == 0) {
+            return (int)i;
         }
     }
-    PyErr_Format(PyExc_ValueError, "%s must not be %R", key, value);
+    char list[256] = "";
+    for (size_t i = 0, used = 0; i < count && used < sizeof list; i++) {
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s'%s'",
+                                 i > 0 ? ", " : "", names[i]);
+    }
+    PyErr_Format(PyExc_ValueError, "%s must be one of %s, not %A", key, list, value);
     return -1;
+}
+
+/* Every key is an option's? */
+static int check_keys(PyObject *options)
+{
+#define KEY(key, ...) key,
+    static const char *const keys[] = {OPTIONS(KEY, KEY, KEY, KEY, KEY) "global_pool"};
+#undef KEY
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(options, &position, &key, &value)) {
+        bool known = false;
+        for (size_t i = 0; PyUnicode_Check(key) && !known && i < COUNT(keys); i++) {
+            known = PyUnicode_CompareWithASCIIString(key, keys[i]) == 0;
+        }
+        if (!known) {
+            PyErr_Format(PyExc_TypeError, "%R is no option", key);
+            return -1;
+        }
+    }
+    return 0;
 }
 
 int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
@@ -140,11 +204,8 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
         return 0;
     }
     if (!PyUnicode_Check(object)) {
-        (void)vp_raise_type(
-            object,
-            "%s must be a str ('', 'avg', 'avgmax', 'max', 'token', 'map', 'prr') "
-            "or None",
-            what);
+        (void)vp_raise_type(object, "%s must be a str (%s) or None", what,
+                            vp_pool_list);
         return -1;
     }
     Py_ssize_t length;
@@ -152,11 +213,8 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
     vp_error err;
     if (name == NULL) { /* lone surrogates: no pool's name */
         PyErr_Clear();
-        PyErr_Format(
-            PyExc_ValueError,
-            "%s must be one of '', 'avg', 'avgmax', 'max', 'token', 'map', 'prr', "
-            "not %A",
-            what, object);
+        PyErr_Format(PyExc_ValueError, "%s must be one of %s, not %A", what,
+                     vp_pool_list, object);
         return -1;
     }
     if (vp_pool_parse(what, name, (size_t)length, pool, &err) != VP_OK) {
@@ -171,6 +229,9 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
     memset(config, 0, sizeof *config);
     if (!PyDict_Check(options)) {
         (void)vp_raise_type(options, "options must be a dict");
+        return -1;
+    }
+    if (check_keys(options) < 0) {
         return -1;
     }
 #define SIZE(key, field)                              \
@@ -189,13 +250,13 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
     if (get_real(options, key, &config->field) < 0) { \
         return -1;                                    \
     }
-#define ENUM(key, field, names)                           \
-    {                                                     \
-        const int choice = get_enum(options, key, names); \
-        if (choice < 0) {                                 \
-            return -1;                                    \
-        }                                                 \
-        config->field = choice;                           \
+#define ENUM(key, field, names)                                         \
+    {                                                                   \
+        const int choice = get_enum(options, key, names, COUNT(names)); \
+        if (choice < 0) {                                               \
+            return -1;                                                  \
+        }                                                               \
+        config->field = choice;                                         \
     }
     OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
 #undef SIZE

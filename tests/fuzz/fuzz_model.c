@@ -176,8 +176,8 @@ static void forward(const vp_vit *vit, bytes *b)
 
     vp_workspaces *workspaces = vp_workspaces_create();
     vp_set_num_threads(1 + next(b) % 3);
-    size_t tokens;
-    const vp_status allowed_to = vp_vit_check_forward(vit, &f, &tokens, &err);
+    size_t count;
+    const vp_status allowed_to = vp_vit_check_forward(vit, &f, &count, &err);
     if (vp_vit_forward(vit, workspaces, &f, &err) != allowed_to) {
         abort();
     }
