@@ -407,7 +407,7 @@ PIXELS = np.zeros((2, 3, 3), np.uint8)
     [
         (TypeError, (None, [0] * 3, [1] * 3)),
         (TypeError, (PIXELS.astype(int), [0] * 3, [1] * 3)),
-        (TypeError, (PIXELS[0], [0] * 3, [1] * 3)),
+        (ValueError, (PIXELS[0], [0] * 3, [1] * 3)),
         (ValueError, (PIXELS, [0] * 2, [1] * 3)),
         (ValueError, (PIXELS, [0] * 3, [1] * 4)),
         (ValueError, (PIXELS, [[0] * 3], [1] * 3)),
@@ -432,7 +432,7 @@ def test_means_and_deviations_are_checked(
 
 def test_whole_numbers_are_means_and_deviations() -> None:
     pixels = np.full((1, 1, 3), 255, np.uint8)
-    got = _core.normalize_u8(pixels, (0, 1, 2), np.array([1, 2, 4]))
+    got = _core.normalize_u8(pixels, (0, 1, 2), [1, 2, 4])
     assert got.ravel().tolist() == [1, 0, -0.25]
 
 

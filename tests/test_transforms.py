@@ -342,3 +342,11 @@ def test_find_images_goes_in_natural_order(tmp_path: Path) -> None:
     assert names == ["z.jpeg", "a/img9.jpg", "a/img10.PNG", "b/1.png"]
     with pytest.raises(FileNotFoundError):
         list(find_images(tmp_path / "no"))
+
+
+def test_a_masked_picture_is_refused() -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    masked = np.ma.masked_equal(pixels, 0)
+    with pytest.raises(TypeError, match="masked"):
+        load_image(masked)
+    assert load_image(masked.filled(7)).getpixel((0, 0)) == (7, 7, 7)

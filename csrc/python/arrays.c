@@ -3,91 +3,223 @@
 
 #include <string.h>
 
-/* What a non-array gives: through __dlpack__ where it has that, else as numpy.asarray. */
-static PyObject *as_ndarray(PyObject *object)
-{
-    PyObject *numpy = PyImport_ImportModule("numpy");
-    if (numpy == NULL) {
-        return NULL;
-    }
-    PyObject *array = NULL;
-    if (!PyObject_HasAttrString(object, "__dlpack__")) {
-        array = PyObject_CallMethod(numpy, "asarray", "O", object);
-    } else {
-        /* A torch tensor that wants gradients, or holds bfloat16, exports nothing: both
-         * have a method that cures it. NumPy refuses what is not on the CPU by itself. */
-        PyObject *plain = Py_NewRef(object);
-        static const char *const cures[] = {"detach", "float"};
-        for (int i = 0; i < 2 && plain != NULL; i++) {
-            if (PyObject_HasAttrString(plain, cures[i])) {
-                PyObject *cured = PyObject_CallMethod(plain, cures[i], NULL);
-                Py_DECREF(plain);
-                plain = cured;
-            }
-        }
-        if (plain != NULL) {
-            array = PyObject_CallMethod(numpy, "from_dlpack", "O", plain);
-            Py_DECREF(plain);
-        }
-    }
-    Py_DECREF(numpy);
-    return array;
-}
+/* A door: which dtypes come in, and the words for them. Numbers are widened or rounded to
+ * float32, but a dtype never changes what a number means: a bool mask is no float. */
+typedef struct {
+    const char *dtypes;
+    bool (*takes)(PyArray_Descr *dtype);
+} door;
 
 /* float16, 32, 64, or bfloat16 (a type that ml_dtypes registers)? */
-static int is_float(PyArray_Descr *dtype)
+static bool is_float(PyArray_Descr *dtype)
 {
     switch (dtype->type_num) {
     case NPY_FLOAT:
     case NPY_DOUBLE:
     case NPY_HALF:
-        return 1;
+        return true;
     default:
         break;
     }
     PyObject *name = PyObject_GetAttrString((PyObject *)dtype, "name");
-    const int bfloat16 = name != NULL && PyUnicode_Check(name) &&
-                         PyUnicode_CompareWithASCIIString(name, "bfloat16") == 0;
+    const bool bfloat16 = name != NULL && PyUnicode_Check(name) &&
+                          PyUnicode_CompareWithASCIIString(name, "bfloat16") == 0;
     Py_XDECREF(name);
     PyErr_Clear();
     return bfloat16;
 }
 
-PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
-                             const char *axes)
+static bool is_float_or_bool(PyArray_Descr *dtype)
 {
-    PyObject *given = PyArray_Check(object) ? Py_NewRef(object) : as_ndarray(object);
-    if (given == NULL) {
+    return dtype->type_num == NPY_BOOL || is_float(dtype);
+}
+
+static bool is_uint8(PyArray_Descr *dtype)
+{
+    return dtype->type_num == NPY_UINT8;
+}
+
+#define FLOATS "float32 (or float16, float64, bfloat16)"
+static const door floats = {FLOATS, is_float},
+                  floats_or_bool = {"bool or " FLOATS, is_float_or_bool},
+                  uint8 = {"uint8", is_uint8};
+
+/* Calls `method` of *object, if it has that, and puts the result in its place; false, and
+ * *object is NULL, where the call raises. */
+static bool apply(PyObject **object, const char *method)
+{
+    if (PyObject_HasAttrString(*object, method)) {
+        PyObject *before = *object;
+        *object = PyObject_CallMethod(before, method, NULL);
+        Py_DECREF(before);
+    }
+    return *object != NULL;
+}
+
+/* A torch tensor as one that gives itself to NumPy: without the gradient that it wants, its
+ * lazy conjugation and negation done, bfloat16 (which torch does not export) as float32.
+ * The values stay what they are. Whatever has none of these methods is left alone. */
+static PyObject *exportable(PyObject *object)
+{
+    PyObject *plain = Py_NewRef(object);
+    if (!apply(&plain, "detach") || !apply(&plain, "resolve_conj") ||
+        !apply(&plain, "resolve_neg")) {
         return NULL;
     }
-    PyArrayObject *array = (PyArrayObject *)given;
-    if (!is_float(PyArray_DESCR(array))) {
+    PyObject *dtype = PyObject_GetAttrString(plain, "dtype");
+    PyObject *name = dtype != NULL ? PyObject_Str(dtype) : NULL;
+    PyErr_Clear(); /* not every exporter has a dtype */
+    if (name != NULL && PyUnicode_CompareWithASCIIString(name, "torch.bfloat16") == 0) {
+        (void)apply(&plain, "float");
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(dtype);
+    return plain;
+}
+
+/* What `object` holds, as an ndarray or a subclass. NumPy's own protocols go before
+ * __dlpack__: torch's __array__ refuses what its __dlpack__ gives out as if it were plain
+ * (a negated, masked or fake tensor). */
+static PyObject *as_ndarray(PyObject *object)
+{
+    if (!PyObject_HasAttrString(object, "__dlpack__")) {
+        return PyArray_FROM_O(object);
+    }
+    PyObject *plain = exportable(object), *array = NULL;
+    if (plain != NULL && PyObject_HasAttrString(plain, "__array__")) {
+        array = PyArray_FROM_O(plain);
+    } else if (plain != NULL) {
+        PyObject *numpy = PyImport_ImportModule("numpy");
+        array = numpy != NULL ? PyObject_CallMethod(numpy, "from_dlpack", "O", plain)
+                              : NULL;
+        Py_XDECREF(numpy);
+    }
+    Py_XDECREF(plain);
+    return array;
+}
+
+/* Makes the error of an exporter the cause of one that names `what`: a ValueError stays
+ * one, what else says "not like this" becomes a TypeError. Errors of other kinds (no
+ * memory, an interrupt, a KeyError of the object's own) are left as they are. */
+static void explain(PyObject *object, const char *what, const door *in)
+{
+    PyObject *kind = PyExc_TypeError, *type, *cause, *traceback, *error;
+    if (PyErr_ExceptionMatches(PyExc_ValueError)) {
+        kind = PyExc_ValueError;
+    } else if (!PyErr_ExceptionMatches(PyExc_TypeError) &&
+               !PyErr_ExceptionMatches(PyExc_BufferError) &&
+               !PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        return;
+    }
+    PyErr_Fetch(&type, &cause, &traceback);
+    PyErr_NormalizeException(&type, &cause, &traceback);
+    if (traceback != NULL) {
+        (void)PyException_SetTraceback(cause, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+    if (name != NULL) {
+        PyErr_Format(kind, "%s must be an array of %s, not %S: %S", what, in->dtypes,
+                     name, cause);
+        Py_DECREF(name);
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyException_SetCause(error, cause); /* takes the reference */
+    PyErr_Restore(type, error, traceback);
+}
+
+/* A masked array, or a list of them down to `depth`? NumPy drops the masks of both. */
+static bool is_masked(PyObject *object, int depth)
+{
+    if (PyArray_Check(object)) {
+        return !PyArray_CheckExact(object) && PyObject_HasAttrString(object, "mask");
+    }
+    const bool nested = depth > 0 && (PyList_Check(object) || PyTuple_Check(object));
+    const Py_ssize_t size = nested ? PySequence_Size(object) : 0;
+    bool masked = false;
+    for (Py_ssize_t i = 0; !masked && i < size; i++) {
+        PyObject *item = PySequence_GetItem(object, i);
+        masked = item != NULL && is_masked(item, depth - 1);
+        Py_XDECREF(item);
+    }
+    PyErr_Clear(); /* of a list that another thread shortens */
+    return masked;
+}
+
+/* The array that `object` is or gives, of a dtype that the door takes, else an exception.
+ * Everything that the module takes as an array comes through here. */
+static PyArrayObject *take(PyObject *object, const char *what, const door *in)
+{
+    const bool is_array = PyArray_Check(object);
+    PyArrayObject *array =
+        (PyArrayObject *)(is_array ? Py_NewRef(object) : as_ndarray(object));
+    if (array == NULL) {
+        explain(object, what, in);
+        return NULL;
+    }
+    if (!in->takes(PyArray_DESCR(array))) {
         PyObject *type =
             PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
         if (type != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s must be an array of float32 (or float16, float64, "
-                         "bfloat16), not %S%s%S",
-                         what, type, PyArray_Check(object) ? " of " : ", as an array ",
+            PyErr_Format(PyExc_TypeError, "%s must be an array of %s, not %S%s%S", what,
+                         in->dtypes, type, is_array ? " of " : ", as an array ",
                          (PyObject *)PyArray_DESCR(array));
             Py_DECREF(type);
         }
-        Py_DECREF(given);
-        return NULL;
+        Py_CLEAR(array);
+    } else if (is_masked((PyObject *)array, 0) ||
+               (!is_array && is_masked(object, PyArray_NDIM(array)))) {
+        PyErr_Format(
+            PyExc_TypeError,
+            "%s must not be a masked array, since its mask would be lost: fill "
+            "it first, as by .filled(0)",
+            what);
+        Py_CLEAR(array);
     }
-    if (ndim >= 0 && PyArray_NDIM(array) != ndim) {
-        PyObject *shape = PyObject_GetAttrString(given, "shape");
-        PyErr_Format(PyExc_ValueError, "%s must have shape %s, not %S", what, axes,
-                     shape);
-        Py_XDECREF(shape);
-        Py_DECREF(given);
-        return NULL;
-    }
-    PyObject *plain = PyArray_FROM_OTF(given, NPY_FLOAT,
+    return array;
+}
+
+/* Consumes `given`: the same numbers as a plain, C-contiguous, aligned array of `type`. */
+static PyArrayObject *plain_array(PyArrayObject *given, int type)
+{
+    PyObject *plain = PyArray_FROM_OTF((PyObject *)given, type,
                                        NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST |
                                            NPY_ARRAY_ENSUREARRAY);
     Py_DECREF(given);
     return (PyArrayObject *)plain;
+}
+
+/* As take, with `ndim` dimensions, converted to `type`. */
+static PyArrayObject *take_plain(PyObject *object, const char *what, int ndim,
+                                 const char *axes, const door *in, int type)
+{
+    PyArrayObject *array = take(object, what, in);
+    if (array == NULL) {
+        return NULL;
+    }
+    if (ndim >= 0 && PyArray_NDIM(array) != ndim) {
+        PyObject *shape = PyObject_GetAttrString((PyObject *)array, "shape");
+        PyErr_Format(PyExc_ValueError, "%s must have shape %s, not %S", what, axes,
+                     shape);
+        Py_XDECREF(shape);
+        Py_DECREF(array);
+        return NULL;
+    }
+    return plain_array(array, type);
+}
+
+PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
+                             const char *axes)
+{
+    return take_plain(object, what, ndim, axes, &floats, NPY_FLOAT);
+}
+
+PyArrayObject *vp_pixels_from(PyObject *object, const char *what, int ndim,
+                              const char *axes)
+{
+    return take_plain(object, what, ndim, axes, &uint8, NPY_UINT8);
 }
 
 PyArrayObject *vp_array_new(int ndim, const npy_intp *shape)
@@ -109,23 +241,12 @@ int vp_py_mask_init(vp_py_mask *mask, PyObject *attn_mask, int is_causal, size_t
             "attn_mask must be None where is_causal is True: one or the other");
         return -1;
     }
-    PyObject *given =
-        PyArray_Check(attn_mask) ? Py_NewRef(attn_mask) : as_ndarray(attn_mask);
+    PyArrayObject *given = take(attn_mask, "attn_mask", &floats_or_bool);
     if (given == NULL) {
         return -1;
     }
-    const int boolean = PyArray_TYPE((PyArrayObject *)given) == NPY_BOOL;
-    if (!boolean && !is_float(PyArray_DESCR((PyArrayObject *)given))) {
-        PyErr_Format(PyExc_TypeError,
-                     "attn_mask must be an array of bool or float, not %S",
-                     (PyObject *)PyArray_DESCR((PyArrayObject *)given));
-        Py_DECREF(given);
-        return -1;
-    }
-    mask->array =
-        (PyArrayObject *)PyArray_FROM_OTF(given, boolean ? NPY_BOOL : NPY_FLOAT,
-                                          NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
-    Py_DECREF(given);
+    const bool boolean = PyArray_TYPE(given) == NPY_BOOL;
+    mask->array = plain_array(given, boolean ? NPY_BOOL : NPY_FLOAT);
     if (mask->array == NULL) {
         return -1;
     }

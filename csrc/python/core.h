@@ -39,12 +39,20 @@ int vp_check_mapping(PyObject *object, const char *what);
 
 /* -- arrays.c -- */
 
-/* A C-contiguous, aligned float32 array of `ndim` dimensions from an array (float16, 32,
- * 64 or bfloat16, any layout), a __dlpack__ producer on the CPU, an __array__ provider or a
- * nested sequence. New reference. TypeError / ValueError name `what` and `axes`, e.g.
- * "(batch, in_chans, height, width)". ndim < 0: any number of dimensions. */
+/* Whatever is taken as an array comes in through one of these, and vp_py_mask_init: an
+ * array of any layout, what NumPy takes (__array__, a buffer, a nested sequence), a torch
+ * tensor on the CPU, a __dlpack__ exporter. New reference; NULL with a TypeError or
+ * ValueError that names `what`. A masked array is refused, and a dtype that would have to
+ * change its meaning: no integer or bool becomes a float. */
+
+/* C-contiguous, aligned float32 of `ndim` dimensions (any, if negative) from float16, 32,
+ * 64 or bfloat16. `axes` is for the message, e.g. "(batch, in_chans, height, width)". */
 PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
                              const char *axes);
+
+/* The same for uint8, from nothing but uint8. */
+PyArrayObject *vp_pixels_from(PyObject *object, const char *what, int ndim,
+                              const char *axes);
 
 /* A new float32 array. */
 PyArrayObject *vp_array_new(int ndim, const npy_intp *shape);

@@ -84,13 +84,20 @@ PyDoc_STRVAR(
     "to float32 (channels, height, width). mean, std: one number a channel.\n"
     "Source: torchvision's ToTensor and Normalize, the same bits.");
 
-/* One finite number for each of `count` channels, as float32. */
+/* One finite number for each of `count` channels, as float32: an array of floats, or a
+ * sequence of Python's numbers, integers too. */
 static PyArrayObject *channel_numbers(PyObject *object, const char *what,
                                       npy_intp count)
 {
+    PyObject *given = PyList_Check(object) || PyTuple_Check(object)
+                          ? Py_NewRef(object)
+                          : (PyObject *)vp_array_from(object, what, -1, "");
     PyArrayObject *exact =
-        (PyArrayObject *)PyArray_FROMANY(object, NPY_DOUBLE, 0, 0, NPY_ARRAY_IN_ARRAY);
-    if (exact == NULL) { /* NumPy says what it could not read */
+        given == NULL ? NULL
+                      : (PyArrayObject *)PyArray_FROMANY(given, NPY_DOUBLE, 0, 0,
+                                                         NPY_ARRAY_IN_ARRAY);
+    Py_XDECREF(given);
+    if (exact == NULL) { /* the error says what could not be read */
         return NULL;
     }
     if (PyArray_NDIM(exact) != 1 || PyArray_SIZE(exact) != count) {
@@ -125,16 +132,8 @@ static PyObject *normalize_u8(PyObject *module, PyObject *args)
                           &std_object)) {
         return NULL;
     }
-    if (!PyArray_Check(pixels_object) ||
-        PyArray_TYPE((PyArrayObject *)pixels_object) != NPY_UINT8 ||
-        PyArray_NDIM((PyArrayObject *)pixels_object) != 3) {
-        PyErr_SetString(
-            PyExc_TypeError,
-            "pixels must be a uint8 array of shape (height, width, channels)");
-        return NULL;
-    }
     PyArrayObject *pixels =
-        (PyArrayObject *)PyArray_FROM_OTF(pixels_object, NPY_UINT8, NPY_ARRAY_IN_ARRAY);
+        vp_pixels_from(pixels_object, "pixels", 3, "(height, width, channels)");
     const npy_intp channels = pixels != NULL ? PyArray_DIM(pixels, 2) : 0;
     PyArrayObject *mean =
         pixels != NULL ? channel_numbers(mean_object, "mean", channels) : NULL;
@@ -189,6 +188,27 @@ static PyObject *param_shapes(PyObject *module, PyObject *options)
     return dict;
 }
 
+PyDoc_STRVAR(
+    as_float32_doc,
+    "as_float32(object, what, /)\n--\n\n"
+    "A contiguous float32 array of whatever a model takes as one: an array of floats, "
+    "a\n"
+    "torch tensor on the CPU, a DLPack exporter, a nested sequence. Not a copy where "
+    "it\n"
+    "is that already. TypeError or ValueError (they name what): anything else, and a\n"
+    "masked array, whose mask would be lost.");
+
+static PyObject *as_float32(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *object;
+    const char *what;
+    if (!PyArg_ParseTuple(args, "Os:as_float32", &object, &what)) {
+        return NULL;
+    }
+    return (PyObject *)vp_array_from(object, what, -1, "");
+}
+
 PyDoc_STRVAR(fail_after_doc,
              "_fail_allocations_after(n, /)\n--\n\n"
              "For tests: after n more of the core's allocations every next one fails; "
@@ -237,6 +257,7 @@ static PyMethodDef functions[] = {
     {"show_config", show_config, METH_NOARGS, show_config_doc},
     {"normalize_u8", normalize_u8, METH_VARARGS, normalize_u8_doc},
     {"param_shapes", param_shapes, METH_O, param_shapes_doc},
+    {"as_float32", as_float32, METH_VARARGS, as_float32_doc},
     {"_fail_allocations_after", fail_allocations_after, METH_O, fail_after_doc},
     {"_set_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, set_limits_doc},

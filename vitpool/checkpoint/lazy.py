@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _core
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
@@ -89,16 +91,11 @@ def as_lazy(value: Any) -> LazyTensor:
 
 
 def as_array(value: Any) -> Array:
-    """A NumPy array of `value`; torch's bfloat16, unknown to NumPy, as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
+    """A float32 array of `value`, which a model would take."""
     try:
-        return np.asarray(value)
-    except (TypeError, RuntimeError) as error:
-        # torch's tensors that are sparse, on another device, of a dtype of its own
-        raise ValueError(f"cannot be read as an array: {error}") from None
+        return _core.as_float32(value, "a tensor")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def as_float32(data: Array) -> NDArray[np.float32]:

@@ -85,7 +85,7 @@ class FcNorm(Module):
         """fc_norm of x, shape (B, C); x itself, as float32, where there is none."""
         bare = share(self._model)
         bare.reset_classifier(0, "")
-        x = np.asarray(x)
+        x = _core.as_float32(x, "x")
         if x.ndim != 2:
             raise ValueError(f"x must have shape (batch, embed_dim), not {x.shape}")
         return bare.forward_head(x[:, None, :])[:, 0]

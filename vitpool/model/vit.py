@@ -14,8 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
-import numpy as np
-
+from .. import _core
 from ..config import DEFAULTS, INIT_MODES, as_int, as_pair, resolve
 from ..text import some
 from .attention import named_maps, wanted_maps
@@ -181,8 +180,7 @@ class VisionTransformer(Copying):
         """_core's _run, with the position embedding of the images' own grid."""
         if not self._options()["dynamic_img_size"]:
             return self._run(x, output, attn_mask, is_causal, **kwargs)
-        if not hasattr(x, "shape"):
-            x = np.asarray(x)
+        x = _core.as_float32(x, "x")
         while True:  # again where another thread has changed the model meanwhile
             serial = self._serial
             pos_embed = pos_embed_for(self, x, serial)
@@ -229,8 +227,7 @@ class VisionTransformer(Copying):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
         depth = self._options()["depth"]
         taken, last = take_indices(depth, indices)
-        if not hasattr(x, "shape"):
-            x = np.asarray(x)
+        x = _core.as_float32(x, "x")
         blocks = sorted(set(taken))
         output = _NOTHING if intermediates_only else _FEATURES
         final, arrays, _, _ = self._forward(

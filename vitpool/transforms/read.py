@@ -37,6 +37,11 @@ def image_name(source: Any) -> str:
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            "image array: a masked array, whose mask would be lost: fill it first, "
+            "as by .filled(0)"
+        )
     if array.dtype != np.uint8:
         raise TypeError(
             f"image array: dtype {array.dtype}, allowed is uint8 (for float input "
