@@ -265,10 +265,14 @@ class BuildCTests(Command):
     """Build each .c of a folder, with a main() of its own, against the core."""
 
     description = "build the C test programs to build/ctests"
-    user_options = [("source-dir=", None, "folder of the programs [tests/c]")]
+    user_options = [
+        ("source-dir=", None, "folder of the programs [tests/c]"),
+        ("only=", None, "the one program to build"),
+    ]
 
     def initialize_options(self) -> None:
         self.source_dir = "tests/c"
+        self.only = "*"
 
     def finalize_options(self) -> None:
         pass
@@ -280,7 +284,7 @@ class BuildCTests(Command):
         flags = ["-I", str(CSRC), "-I", str(folder), "-UNDEBUG"]
         units = [
             Unit(source, flags, f"{folder}/{source.stem}")
-            for source in sorted(folder.glob("*.c"))
+            for source in sorted(folder.glob(f"{self.only}.c"))
         ]
         # libFuzzer brings its own main().
         fuzzer = "fuzzer" in os.environ.get("VITPOOL_SANITIZE", "")

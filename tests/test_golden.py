@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import measure
@@ -87,3 +91,34 @@ def test_a_spoilt_picture_leaves_its_neighbours_alone(name: str) -> None:
     clean = recipe.picture(spoilt.shape)
     for row in (0, 2):
         np.testing.assert_array_equal(model(spoilt)[row], model(clean)[row])
+
+
+MANY = [name for name in CASES if name.startswith("tokens_")]
+SCRIPT = f"""
+import test_golden as t, vitpool
+print(vitpool.show_config()["target"])
+for name in {MANY!r}:
+    t.ratios(name)
+"""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [f"VITPOOL_TARGET={t}" for t in vitpool.show_config()["targets"]]
+    + ["VITPOOL_UKR=blis"],
+)
+def test_many_tokens_agree_on_every_target(setting: str) -> None:
+    """Keys come in several blocks, which each micro-kernel packs in its own way."""
+    assert len(MANY) == 5
+    name, value = setting.split("=")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(__file__).parent,
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name == "VITPOOL_UKR" or done.stdout.split() == [value]

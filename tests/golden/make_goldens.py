@@ -157,6 +157,7 @@ def options() -> list[dict[str, Any]]:
             "act_layer": "silu",
             "qk_norm": True,
         }
+        table[f"{block}_relu"] = plain | {"act_layer": "relu"}
         table[f"{block}_map"] = plain | {"global_pool": "map"}
         if "Scaling" not in block:
             table[f"{block}_scale_norms"] = plain | {
@@ -258,6 +259,22 @@ def masks() -> list[dict[str, Any]]:
     diff_block = {"block_fn": "DiffParallelScalingBlock"}
     out.append(case("causal_diff_parallel", diff_block, is_causal=True))
     return out
+
+
+def many_tokens() -> list[dict[str, Any]]:
+    """More keys than attention takes at a time, and masks of that size."""
+    large = {"img_size": 400, "depth": 2, "global_pool": "", "num_classes": 2}
+    whole: dict[str, Any] = {"views": [["forward", {}]]}
+    out = [
+        case("tokens_626", large, **whole),
+        case("tokens_626_causal", large, is_causal=True, **whole),
+    ]
+    for kind in ("bool", "additive"):
+        mask = {"kind": kind, "shape": [2, 2, 626, 626]}
+        out.append(case(f"tokens_626_{kind}", large, mask=mask, **whole))
+    diff = large | {"attn_layer": "diff"}
+    mask = {"kind": "additive", "shape": [2, 1, 626, 626]}
+    return [*out, case("tokens_626_diff", diff, mask=mask, **whole)]
 
 
 def sequences() -> list[dict[str, Any]]:
@@ -409,6 +426,7 @@ def main() -> None:
         options,
         sizes,
         masks,
+        many_tokens,
         sequences,
         odd_values,
         intermediates,
