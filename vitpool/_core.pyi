@@ -38,6 +38,7 @@ def _set_limits(
     block_keys: SupportsIndex = 0,
     block_queries: SupportsIndex = 0,
 ) -> None: ...
+def _allocations() -> int: ...
 
 @disjoint_base
 class VisionTransformer:

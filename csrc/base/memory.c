@@ -14,10 +14,16 @@
 #define HUGE_PAGE ((size_t)2 << 20)
 
 static atomic_long fail_after = -1;
+static atomic_long live;
 
 void vp_memory_fail_after(long n)
 {
     atomic_store(&fail_after, n);
+}
+
+long vp_memory_live(void)
+{
+    return atomic_load(&live);
 }
 
 static bool injected_failure(void)
@@ -44,6 +50,7 @@ void *vp_alloc(size_t bytes)
     if (posix_memalign(&p, align, bytes > 0 ? bytes : 1) != 0) {
         return NULL;
     }
+    atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (align == HUGE_PAGE) {
         /* A hint: where the kernel has no huge pages the small ones do. */
@@ -64,6 +71,9 @@ void *vp_alloc_zero(size_t bytes)
 
 void vp_free(void *p)
 {
+    if (p != NULL) {
+        atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+    }
     free(p);
 }
 

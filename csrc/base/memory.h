@@ -1,4 +1,5 @@
-/* Aligned heap memory, with a switch that makes the n-th allocation fail (for the tests).
+/* Aligned heap memory, with a switch that makes the n-th allocation fail and a
+ * count of those that live (for the tests).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_BASE_MEMORY_H
 #define VP_BASE_MEMORY_H
@@ -26,5 +27,8 @@ size_t vp_size_add(size_t a, size_t b);
 /* Fault injection: after `n` more successful allocations every next one fails, until
  * called again; n < 0 switches it off. For tests alone. */
 void vp_memory_fail_after(long n);
+
+/* Allocations that have not been freed: what is lost is seen without a tool. */
+long vp_memory_live(void);
 
 #endif

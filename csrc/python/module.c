@@ -251,6 +251,16 @@ static PyObject *set_limits(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(allocations_doc,
+             "_allocations()\n--\n\n"
+             "For tests: how many of the core's allocations have not been freed.");
+
+static PyObject *allocations(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromLong(vp_memory_live());
+}
+
 static PyMethodDef functions[] = {
     {"set_num_threads", set_num_threads, METH_O, set_num_threads_doc},
     {"get_num_threads", get_num_threads, METH_NOARGS, get_num_threads_doc},
@@ -261,6 +271,7 @@ static PyMethodDef functions[] = {
     {"_fail_allocations_after", fail_allocations_after, METH_O, fail_after_doc},
     {"_set_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, set_limits_doc},
+    {"_allocations", allocations, METH_NOARGS, allocations_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/memory.h"
+
 static int check_failures;
 
 /* Counts and prints a failure; the first twenty of a program are enough. */
@@ -25,9 +27,10 @@ static int check_failures;
         }                                                                         \
     } while (0)
 
-/* The program's exit status. */
+/* The program's exit status; what the core has allocated must be freed. */
 static inline int check_done(void)
 {
+    CHECK(vp_memory_live() == 0, "%ld allocations are lost", vp_memory_live());
     if (check_failures > 0) {
         (void)fprintf(stderr, "%d checks failed\n", check_failures);
     }
