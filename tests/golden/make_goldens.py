@@ -191,6 +191,7 @@ def options() -> list[dict[str, Any]]:
         "class_token": False,
     }
     table["deep"] = {"depth": 3, "embed_dim": 64, "patch_size": 8}
+    table["deep_diff"] = {"depth": 3, "attn_layer": "diff"}
     table["in_chans_1"] = {"in_chans": 1}
     table["in_chans_4"] = {"in_chans": 4}
     table["image_not_square"] = {"img_size": [32, 48]}
