@@ -54,6 +54,29 @@ def test_samples_are_classified_right(capsys) -> None:
     assert len(lines) == 40
 
 
+def test_probabilities_are_of_each_picture_alone(capsys) -> None:
+    argv = [*SAMPLES, "--topk", 99, "--json", "-b", len(SAMPLES)]
+    _, out, _ = run(capsys, "classify", *argv)
+    _, raw, _ = run(capsys, "classify", *argv, "--output-type", "logit")
+    for line, logit in zip(out.splitlines(), raw.splitlines(), strict=True):
+        classes = json.loads(line)["classes"]
+        logits = np.array([c["logit"] for c in json.loads(logit)["classes"]])
+        got = [c["prob"] for c in classes]
+        np.testing.assert_allclose(sum(got), 1, rtol=1e-5)
+        np.testing.assert_allclose(
+            got, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_input_size_is_channels_height_and_width(capsys) -> None:
+    argv = ["-m", "vit_tiny_patch16_224", "--input-size", 1, 32, 64, "--json"]
+    code, out, _ = run(capsys, "info", *argv)
+    assert code == 0
+    told = json.loads(out)
+    assert told["input"]["input_size"] == [1, 32, 64]
+    assert told["grid_size"] == [2, 4]
+
+
 def best_label(path: Path) -> str:
     model = vitpool.create_model("vit_digits", pretrained=True)
     best = int(model(model.preprocess(path)).argmax())

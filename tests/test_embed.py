@@ -150,6 +150,18 @@ def test_a_longer_list_goes_on_where_the_shorter_ended(
     assert read(tmp_path / "a").equals(read(tmp_path / "b"))
 
 
+def test_a_part_is_replaced_and_never_written_into(tmp_path, pictures, model) -> None:
+    """What is there under a part's name is whole, and stays so for who reads it."""
+    listed = names(pictures)
+    embed.embed_images(model, listed[:20], tmp_path / "out", **OPTIONS)
+    part, kept = tmp_path / "out" / "part-000001.parquet", tmp_path / "kept"
+    os.link(part, kept)
+    before = part.read_bytes()
+    embed.embed_images(model, listed, tmp_path / "out", **OPTIONS)
+    assert part.read_bytes() != before
+    assert kept.read_bytes() == before
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path, pictures, model) -> None:
     listed = names(pictures)
     embed.embed_images(model, listed, tmp_path, pools=["map"], **OPTIONS)

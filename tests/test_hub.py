@@ -164,6 +164,40 @@ def test_options_survive_saving(tmp_path: Path, options: dict) -> None:
     np.testing.assert_array_equal(again(x), model(x))
 
 
+def test_saving_replaces_files_and_never_writes_into_them(tmp_path: Path) -> None:
+    """Who has opened the old ones goes on reading them."""
+    folder, kept = tmp_path / "m", tmp_path / "kept"
+    kept.mkdir()
+    options = {"img_size": 32, "depth": 1, "num_classes": 3}
+    for seed in (0, 1):
+        model = vitpool.create_model("vit_tiny_patch16_224", seed=seed, **options)
+        hub.save_pretrained(model, folder, label_names=[f"{seed}{i}" for i in range(3)])
+        if seed == 0:
+            before = {p.name: p.read_bytes() for p in folder.iterdir()}
+            for name in before:
+                os.link(folder / name, kept / name)
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == before
+    for name, content in before.items():
+        assert (folder / name).read_bytes() != content
+
+
+def test_the_arguments_size_is_the_stored_grids(tmp_path: Path) -> None:
+    """pretrained_cfg may still tell the source model's size, as timm leaves it."""
+    options = {"img_size": (64, 96), "depth": 1, "num_classes": 3, "seed": 0}
+    model = vitpool.create_model("vit_tiny_patch16_224", **options)
+    hub.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 224, 224]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    same = vitpool.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert same.pretrained_cfg["input_size"] == (3, 64, 96)
+    tall = vitpool.create_model(
+        f"local-dir:{tmp_path}", pretrained=True, img_size=(96, 64)
+    )
+    model.set_input_size((96, 64))
+    np.testing.assert_array_equal(tall.pos_embed, model.pos_embed)
+
+
 def test_a_replaced_classifier_loses_its_labels(tmp_path: Path) -> None:
     model = vitpool.create_model("vit_digits", pretrained=True)
     model.reset_classifier(3, "map")

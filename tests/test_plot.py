@@ -79,6 +79,20 @@ def test_rollout_is_the_product_of_the_blocks(x) -> None:
     np.testing.assert_allclose(plot.rollout(model, x)[1], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reg_tokens", [0, 3])
+def test_rollout_of_a_map_pool_begins_at_the_patches_it_sees(x, reg_tokens) -> None:
+    model = make(global_pool="map", reg_tokens=reg_tokens)
+    _, maps = model.forward(x, return_attn=[0, 1, 2, "attn_pool"])
+    prefix, tokens = 1 + reg_tokens, 17 + reg_tokens
+    flow = np.eye(tokens)
+    for block in range(3):
+        flow = (maps[block][1].mean(axis=0) + np.eye(tokens)) / 2 @ flow
+    seen = maps["attn_pool"][1].mean(axis=0)[0]
+    assert seen.shape == (16,)
+    expected = (seen @ flow[prefix:])[prefix:].reshape(4, 4)
+    np.testing.assert_allclose(plot.rollout(model, x)[1], expected, rtol=1e-5)
+
+
 def test_rollout_of_every_pool_is_a_share(model, x) -> None:
     heat = plot.rollout(model, x)
     assert heat.shape == (2, 4, 4)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -57,6 +60,30 @@ def test_weights_of_a_target_sum_to_one(
     assert weights.shape == (new, old)
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), MODES)
+def test_weights_have_full_rank(interpolation: str, antialias: bool) -> None:
+    """So no tolerance decides what the pseudo-inverse of a patch kernel's resize is."""
+    for old, new in itertools.product(range(1, 41, 3), range(1, 41, 2)):
+        values = np.linalg.svd(
+            axis_weights(old, new, interpolation, antialias), compute_uv=False
+        )
+        assert values[-1] > 0.1 * values[0], (old, new)
+
+
+@pytest.mark.parametrize(("old", "new"), [(37, 16), (14, 37), (16, 37), (37, 61)])
+def test_positions_are_rounded_once(old: int, new: int) -> None:
+    """Of a fused multiply and add, as torch's build has it."""
+    weights = axis_weights(old, new, "bilinear", antialias=False)
+    scale = Fraction(float(np.float32(old) / np.float32(new)))
+    for i in range(new):
+        exact = max(scale * (i + Fraction(1, 2)) - Fraction(1, 2), Fraction(0))
+        position = np.float32(float(exact))
+        left = int(position)
+        assert weights[i, left] >= 1 - (position - np.float32(left))
+        if left + 1 < old:
+            assert weights[i, left + 1] == 1 - (np.float32(left + 1) - position)
 
 
 @pytest.mark.parametrize(("interpolation", "antialias"), MODES)

@@ -68,6 +68,45 @@ def test_short_side_is_resized_and_the_long_one_rounded_down() -> None:
     np.testing.assert_array_equal(transform.pixels(image), expected)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_long_side_is_rounded_down_not_to_the_nearest(turned: bool) -> None:
+    # 256 * 499 / 333 = 383.6 -> 383; the crop then begins at (383 - 224) / 2 -> 80
+    array, size, box = noise(333, 499), (383, 256), (80, 16, 304, 240)
+    if turned:
+        array, size, box = array.transpose(1, 0, 2), size[::-1], (16, 80, 240, 304)
+    image = Image.fromarray(np.ascontiguousarray(array))
+    expected = image.resize(size, Image.Resampling.BICUBIC).crop(box)
+    transform = create_transform(224, "bicubic", crop_pct=0.875)
+    np.testing.assert_array_equal(transform.pixels(image), np.asarray(expected))
+
+
+def test_a_kept_ratio_is_rounded_to_the_nearest() -> None:
+    # to fit into 40 x 40: 100 x 29 becomes 40 x 11.6 -> 12
+    image = Image.fromarray(noise(29, 100))
+    transform = create_transform(40, "bicubic", crop_mode="border", crop_pct=1.0)
+    pixels = transform.pixels(image)
+    expected = image.resize((40, 12), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pixels[14:26], np.asarray(expected))
+    # a target that is not square: the short side fits, 30 x 41.4 -> 41
+    image = Image.fromarray(noise(29, 40))
+    expected = image.resize((41, 30), Image.Resampling.BICUBIC).crop((0, 0, 40, 30))
+    pixels = create_transform((30, 40), "bicubic", crop_pct=1.0).pixels(image)
+    np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+
+def test_odd_padding_has_its_extra_line_below_and_to_the_right() -> None:
+    array = noise(20, 17)
+    transform = create_transform(
+        20, "bicubic", mean=0.0, crop_mode="border", crop_pct=1.0
+    )
+    pixels = transform.pixels(array)
+    np.testing.assert_array_equal(pixels[:, 1:18], array)
+    assert not pixels[:, 0].any()
+    assert not pixels[:, 18:].any()
+    pixels = transform.pixels(array.transpose(1, 0, 2))
+    np.testing.assert_array_equal(pixels[1:18], array.transpose(1, 0, 2))
+
+
 def test_odd_crop_rounds_half_to_even_as_python_does() -> None:
     # 256 resized, 33 to keep: (256 - 33) / 2 = 111.5 -> 112
     image = Image.fromarray(noise(256, 256))
@@ -265,6 +304,13 @@ def test_config_takes_overrides_and_refuses_unknown_ones() -> None:
     assert resolve_data_config(cfg, mean=0.5)["mean"] == (0.5, 0.5, 0.5)
     with pytest.raises(TypeError, match="crop_percentage"):
         resolve_data_config(cfg, crop_percentage=0.5)
+
+
+def test_a_mean_of_three_becomes_a_grey_models_average() -> None:
+    cfg = {"input_size": (3, 32, 32), "mean": (0.1, 0.2, 0.6), "std": (0.2, 0.3, 0.7)}
+    config = resolve_data_config(cfg, in_chans=1)
+    assert config["mean"] == pytest.approx((0.3,))
+    assert config["std"] == pytest.approx((0.4,))
 
 
 def test_config_is_of_the_model_as_built() -> None:

@@ -175,7 +175,6 @@ def resample_patch_embed(
 
 
 def _pseudo_inverse(matrix: FloatArray) -> NDArray[np.float64]:
-    """Moore-Penrose inverse, cut off at torch's tolerance for float32."""
-    tolerance = max(matrix.shape) * float(np.finfo(F32).eps)
-    inverse: NDArray[np.float64] = np.linalg.pinv(matrix.astype(np.float64), tolerance)
+    """Moore-Penrose inverse of an axis's weights, which have full rank."""
+    inverse: NDArray[np.float64] = np.linalg.pinv(matrix.astype(np.float64))
     return inverse

@@ -149,6 +149,7 @@ def options() -> list[dict[str, Any]]:
         plain: dict[str, Any] = {"block_fn": block, "depth": 2}
         table[f"{block}_default"] = plain
         table[f"{block}_layer_scale"] = plain | INIT
+        table[f"{block}_scale_of_zero"] = plain | {"init_values": 0.0}
         table[f"{block}_qk_norm"] = plain | {"qk_norm": True}
         table[f"{block}_qkv_nobias"] = plain | {"qkv_bias": False}
         table[f"{block}_proj_nobias"] = plain | {"proj_bias": False}
