@@ -11,7 +11,8 @@
 The faults are in tests/faults/*.toml. A fault has an `id`, the `file` that it changes,
 `what` goes wrong, the exact `old` text, which the file holds once, the `new` one, and
 `red`: the tests that must fail, each a node of pytest, or a program of tests/c after
-the variables of its environment ("VITPOOL_UKR=blis tests/c/test_gemm.c").
+its environment ("VITPOOL_UKR=blis tests/c/test_gemm.c", and VITPOOL_SANITIZE=thread
+where chance decides without).
 
 A test that stays green is an error, and so is one that is red without the fault, and a
 fault that cannot be planted or built. The copy is build/mutate.
@@ -153,14 +154,24 @@ def is_program(test: str) -> bool:
     return test.endswith(".c")
 
 
+def parts(test: str) -> tuple[dict[str, str], str]:
+    """The environment of a program's test, and the program."""
+    *variables, name = test.split()
+    return dict(v.split("=", 1) for v in variables), Path(name).stem
+
+
 def build(tests: Iterable[str]) -> None:
     """Build what these tests need."""
-    programs = {test.split()[-1] for test in tests if is_program(test)}
-    commands = [["build_ctests", f"--only={Path(p).stem}"] for p in sorted(programs)]
+    setup = [sys.executable, "setup.py", "-q"]
+    commands = [
+        (parts(test)[0], [*setup, "build_ctests", f"--only={parts(test)[1]}"])
+        for test in tests
+        if is_program(test)
+    ]
     if any(not is_program(test) for test in tests):
-        commands.append(["build_ext", "--inplace"])
-    for command in commands:
-        done = run([sys.executable, "setup.py", "-q", *command])
+        commands.append(({}, [*setup, "build_ext", "--inplace"]))
+    for variables, command in commands:
+        done = run(command, **variables)
         if done is None or done.returncode != 0:
             raise Refused(f"does not build: {done.stderr if done else 'no end'}")
 
@@ -168,9 +179,12 @@ def build(tests: Iterable[str]) -> None:
 def notices(test: str) -> bool:
     """Does the test fail?"""
     if is_program(test):
-        *variables, name = test.split()
-        given = dict(v.split("=", 1) for v in variables)
-        done = run([f"build/ctests/{Path(name).stem}"], **given)
+        variables, name = parts(test)
+        variant = variables.get("VITPOOL_SANITIZE", "")
+        # as in the Makefile's tsan
+        before = ["setarch", "-R"] if variant == "thread" else []
+        variables["TSAN_OPTIONS"] = "die_after_fork=0"
+        done = run([*before, str(Path("build", variant, "ctests", name))], **variables)
         return done is None or done.returncode != 0
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     done = run([*pytest, test])

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "model/modules.h"
 
 /* -- building -- */
@@ -59,6 +60,27 @@ void vp_vit_unref(vp_vit *vit)
     vp_free(vit->params);
     vp_free(vit->blocks);
     vp_free(vit);
+}
+
+vp_vit *vp_vit_acquire(vp_vit *const *place)
+{
+    /* Together, since the place may drop its reference at any moment. */
+    vp_global_lock();
+    vp_vit *vit = *place != NULL ? vp_vit_ref(*place) : NULL;
+    vp_global_unlock();
+    return vit;
+}
+
+bool vp_vit_commit(vp_vit **place, vp_vit *expected, vp_vit *next)
+{
+    vp_global_lock();
+    const bool current = *place == expected;
+    if (current) {
+        *place = next;
+    }
+    vp_global_unlock();
+    vp_vit_unref(current ? expected : next);
+    return current;
 }
 
 const vp_config *vp_vit_config(const vp_vit *vit)

@@ -32,6 +32,13 @@ vp_status vp_vit_create(const vp_config *config, vp_vit **vit, vp_error *err);
 vp_vit *vp_vit_ref(vp_vit *vit);
 void vp_vit_unref(vp_vit *vit); /* NULL is fine */
 
+/* A place whose model any thread may read and replace. acquire: a reference to the model
+ * that is there (NULL: none yet). commit: puts `next` in the place of `expected`, and drops
+ * what is no longer needed of the two references, the place's and the caller's; false, and
+ * the place is as it was, where another thread was faster. */
+vp_vit *vp_vit_acquire(vp_vit *const *place);
+bool vp_vit_commit(vp_vit **place, vp_vit *expected, vp_vit *next);
+
 const vp_config *vp_vit_config(const vp_vit *vit);
 size_t vp_vit_num_params(const vp_vit *vit);
 const vp_param *vp_vit_param(const vp_vit *vit, size_t i);

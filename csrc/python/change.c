@@ -127,7 +127,7 @@ PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *
         Py_BEGIN_ALLOW_THREADS
         status = vp_vit_reset_classifier(vit, (size_t)classes, given ? &pool : NULL,
                                          add_attn_pool, seed, &next, &err);
-        committed = status == VP_OK && vp_model_commit(self, vit, next);
+        committed = status == VP_OK && vp_vit_commit(&self->vit, vit, next);
         vp_vit_unref(vit);
         Py_END_ALLOW_THREADS
         if (status != VP_OK) {
@@ -206,7 +206,7 @@ PyObject *vp_model_replace(PyObject *object, PyObject *args)
         }
         vp_vit *next =
             build_next(vit, options != Py_None ? &config : vp_vit_config(vit), weights);
-        committed = next != NULL && vp_model_commit(self, vit, next);
+        committed = next != NULL && vp_vit_commit(&self->vit, vit, next);
         vp_vit_unref(vit);
         if (next == NULL) {
             return NULL;

@@ -8,14 +8,11 @@
 
 vp_vit *vp_model_acquire(vp_model *self, vp_workspaces **workspaces)
 {
-    vp_global_lock();
-    vp_vit *vit = self->vit != NULL ? vp_vit_ref(self->vit) : NULL;
-    if (workspaces != NULL) {
-        *workspaces = self->workspaces;
-    }
-    vp_global_unlock();
+    vp_vit *vit = vp_vit_acquire(&self->vit);
     if (vit == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the model has not been initialised");
+    } else if (workspaces != NULL) {
+        *workspaces = self->workspaces; /* set with the first vit, and never again */
     }
     return vit;
 }
@@ -44,18 +41,6 @@ int vp_model_begin(vp_model *self, vp_vit *vit, bool again)
     vp_vit_unref(left);
     vp_workspaces_unref(spare);
     return put;
-}
-
-bool vp_model_commit(vp_model *self, vp_vit *expected, vp_vit *next)
-{
-    vp_global_lock();
-    const bool current = self->vit == expected;
-    if (current) {
-        self->vit = next;
-    }
-    vp_global_unlock();
-    vp_vit_unref(current ? expected : next); /* the model's reference, or ours */
-    return current;
 }
 
 /* The options of `vit`, which is or was the object's: a new reference to a dict that is

@@ -28,10 +28,6 @@ vp_vit *vp_model_acquire(vp_model *self, vp_workspaces **workspaces);
  * with `again`. 1: done; 0: there is one; -1 with an exception: no memory. */
 int vp_model_begin(vp_model *self, vp_vit *vit, bool again);
 
-/* Puts `next` in the place of `expected` and drops both references; false, and `next` is
- * dropped, where another writer was faster. */
-bool vp_model_commit(vp_model *self, vp_vit *expected, vp_vit *next);
-
 /* -- params.c -- */
 
 /* Sets parameter i from an array; shape and dtype are checked. 0, or -1 with an exception. */
