@@ -120,7 +120,8 @@ static void map_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
     }
     map_job j = {pass, x, ldx, x_image, n, vp_pass_map(pass, 0)};
     vp_parallel_for(pass->run.team, pass->batch * heads, map_task, &j);
-    /* Every head's mean times the whole Wv; of each row one head's columns are used. */
+    /* Each head's mean is multiplied by all of Wv. Of that product only the head's own
+     * columns are its values; they are gathered below. */
     vp_finish values = {.bias = pool->kv.bias->plain + c->embed_dim,
                         .out = pass->head_values,
                         .out_stride = ld};

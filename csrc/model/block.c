@@ -29,8 +29,8 @@ void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size
 void vp_module_copy(vp_pass *pass, size_t m, float *y, size_t ldy, const float *x,
                     size_t ldx)
 {
-    const vp_norm identity = {.kind = VP_NORM_NONE};
-    vp_module_norm(pass, &identity, m, y, ldy, x, ldx);
+    const vp_norm_op copy = {.kind = VP_NORM_NONE};
+    vp_norm_run(&pass->run, &copy, m, 1, pass->config->embed_dim, y, ldy, x, ldx);
 }
 
 vp_finish vp_module_finish(const vp_linear *linear, float *out, size_t ldo)

@@ -101,7 +101,7 @@ typedef enum {
 /* Can this config's last block do it? */
 bool vp_block_can(const vp_config *config, vp_last last);
 
-/* x = block(x). What is asked for of its inside is given out on the way. */
+/* x = block(x), with its taps and maps. */
 void vp_block_forward(vp_pass *pass, const vp_block *block, vp_last last);
 
 /* Does a block of this config pass the place with all of x valid? */

@@ -16,12 +16,12 @@ typedef struct {
     const vp_forward *request; /* NULL: the head alone, of tokens */
     size_t start;              /* the chunk's first image */
     size_t batch, tokens;      /* images of the chunk, tokens of an image */
-    size_t block;              /* that runs, or VP_MAP_POOL */
+    size_t block;              /* the running one; VP_MAP_POOL after the last */
     const vp_mask *mask;       /* for the whole chunk */
     vp_profile *profile;
     vp_counts counts; /* of all chunks, where there is a profile */
     vp_workspaces *workspaces;
-    vp_workspace *workspace; /* taken from them; what the pointers below point into */
+    vp_workspace *workspace; /* taken from them; holds all matrices below */
     size_t ldx, ldqkv, ldh, lddiff;
     float *x;    /* [M][C] residual stream */
     float *a;    /* [M][C] normed input, then attention's output */
@@ -49,10 +49,10 @@ vp_status vp_pass_open(vp_pass *pass, const vp_vit *vit, vp_workspaces *workspac
                        size_t batch, size_t tokens, vp_pass_part part, vp_error *err);
 void vp_pass_close(vp_pass *pass);
 
-/* Gives x out to who has asked for this place of the block that runs. (model/run.c) */
+/* Copies x to each tap that asks for this place of the running block. (model/run.c) */
 void vp_pass_tap(vp_pass *pass, vp_place place);
 
-/* Where the weights of attention `which` of the block that runs go, or NULL. */
+/* Where the weights of attention `which` of the running block go, or NULL. */
 float *vp_pass_map(const vp_pass *pass, size_t which);
 
 #endif

@@ -51,14 +51,14 @@ unsigned long long vp_vit_serial(const vp_vit *vit);
 /* A number that names this model's attention pool as long as it lives; 0: none. */
 unsigned long long vp_vit_pool_serial(const vp_vit *vit);
 
-/* The index of the parameter of that name; num_params: there is none. It is looked for from
- * `start` on first, so that who goes through a list in order finds each at once. */
+/* The index of the parameter of that name, or num_params where there is none. The search
+ * begins at `start` and wraps around: a walk in order finds each parameter at once. */
 size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start);
 
 /* Building. Parameter i gets a copy of numbers[count]; or shares `from`'s parameter of the
  * same name and shape (false where there is none); or fresh random numbers, timm's
  * distribution for `mode` ("", "jax", "jax_nlhb", "moco", "reset"; else VP_ERR_VALUE).
- * *start, 0 at first, is where sharing looks first: after the parameter shared before. */
+ * Sharing begins its search at *start, which it leaves behind what it has found. */
 vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err);
 bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start);
 typedef struct {
@@ -118,11 +118,10 @@ typedef enum {
 extern const char *const vp_place_names[VP_PLACE_COUNT];
 
 /* The residual stream at a place of block `block`, normed by the final norm if wanted:
- * (B, N, C). */
+ * (B, N, C). The parallel scaling blocks add attention and MLP at once: they have no ATTN. */
 typedef struct {
     size_t block;
-    vp_place
-        place; /* ATTN: not in the parallel scaling blocks, which add both at once */
+    vp_place place;
     bool norm;
     float *out;
 } vp_tap;
@@ -141,9 +140,8 @@ typedef struct {
      * before block `first`, as a tap gives them. */
     const float *images; /* (B, in_chans, height, width) */
     size_t height, width;
-    const float
-        *pos_embed;      /* resampled to this size's grid, or NULL: the model's own */
-    const float *tokens; /* (B, num_tokens, C) */
+    const float *pos_embed; /* resampled to this grid, or NULL: the model's own */
+    const float *tokens;    /* (B, num_tokens, C) */
     size_t num_tokens;
     const vp_mask *mask; /* strides as vp_mask; or NULL */
     size_t first, depth; /* blocks [first, depth) run */
@@ -156,8 +154,8 @@ typedef struct {
     vp_profile *profile; /* or NULL */
 } vp_forward;
 
-/* Can the model run this? VP_ERR_VALUE says what cannot be. Reads no array, so that what
- * they need can be asked first: N goes to *tokens. */
+/* Can the model run this? VP_ERR_VALUE says what it cannot. N goes to *tokens. No array is
+ * read or written, so a caller may ask before it makes those for the outputs. */
 vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *forward,
                                size_t *tokens, vp_error *err);
 

@@ -15,8 +15,7 @@ typedef struct {
     vp_workspaces *workspaces; /* set once, under it; may be shared with snapshots */
     PyObject *options;         /* a dict nobody else sees, of the vp_vit `options_of` */
     unsigned long long options_of;
-    atomic_size_t
-        next_param; /* the one that get_parameter will most likely be asked for */
+    atomic_size_t next_param; /* where get_parameter looks first */
     PyObject *weakrefs;
 } vp_model;
 
@@ -28,7 +27,7 @@ vp_vit *vp_model_acquire(vp_model *self, vp_workspaces **workspaces);
  * with `again`. 1: done; 0: there is one; -1 with an exception: no memory. */
 int vp_model_begin(vp_model *self, vp_vit *vit, bool again);
 
-/* -- params.c -- */
+/* -- parameters.c -- */
 
 /* Sets parameter i from an array; shape and dtype are checked. 0, or -1 with an exception. */
 int vp_param_from(vp_vit *vit, size_t i, PyObject *value);
@@ -44,7 +43,7 @@ PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *
 PyObject *vp_model_replace(PyObject *object, PyObject *args);
 extern const char vp_model_reset_classifier_doc[], vp_model_replace_doc[];
 
-/* -- forward.c, head.c -- */
+/* -- forward.c, forward_head.c -- */
 
 PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs);
