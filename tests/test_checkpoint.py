@@ -17,6 +17,7 @@ import numpy as np
 import published
 import pytest
 import safetensors.numpy
+from doors import Tensor
 from golden import recipe
 
 import vitpool
@@ -128,6 +129,17 @@ def test_fortran_order_and_big_endian_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got["f"], values)
     np.testing.assert_array_equal(got["b"], values)
     assert all(got[key].flags.c_contiguous for key in got)
+
+
+def test_tensors_of_a_mapping_come_in_as_a_models_arrays_do() -> None:
+    state, spec = weights_of(TINY), Spec.from_options(TINY, {})
+    tensor = Tensor(-state["head.bias"], wants_grad=True, negative=True)
+    got = convert_state_dict(state | {"head.bias": tensor}, spec)
+    np.testing.assert_array_equal(got["head.bias"], state["head.bias"])
+    for wrong in (np.ma.array(state["head.bias"]), state["head.bias"].astype(int)):
+        got = convert_state_dict(state | {"head.bias": wrong}, spec)
+        with pytest.raises(ValueError, match=r"head\.bias: a tensor must "):
+            got["head.bias"]
 
 
 def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:

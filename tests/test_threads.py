@@ -5,32 +5,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 import threading
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from golden import recipe
 from models import X, small
+from process import run
 
 import vitpool
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`code` in a process of its own; a hang is an error."""
-    env = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=Path(__file__).parent,
-        env=env | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def at_once(*works: Any) -> None:
@@ -72,8 +58,6 @@ def in_child(work: Any) -> int:
     if child == 0:
         status = 1
         try:
-            import signal
-
             signal.alarm(60)  # a deadlock is a failure
             work()
             status = 0
@@ -144,6 +128,7 @@ def test_a_multiprocessing_pool(method: str) -> None:
 LOOP = """
 import os, signal, sys, threading, time
 from models import X, small
+from process import run
 import vitpool
 vitpool.set_num_threads(3)
 model = small()
@@ -173,7 +158,9 @@ time.sleep(0.05)
 
 
 def test_keyboard_interrupt_stops_a_loop_and_breaks_nothing() -> None:
+    # A shell's background jobs, and so their children, ignore SIGINT.
     done = run(f"""{LOOP}
+signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     loop()

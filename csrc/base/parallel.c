@@ -191,15 +191,30 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
+/* The signals that workers block. What is sent to the process is for the interpreter's
+ * threads: its handlers run there, and a sleeping one has to be woken; a profiler's SIGPROF
+ * is no exception. What a thread brings upon itself must reach it: where that is blocked
+ * the kernel ends the process at once, past the handler that would print a traceback. */
+static sigset_t blocked_in_workers(void)
+{
+    static const int own[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
+                              SIGABRT, SIGTRAP, SIGSYS};
+    sigset_t set;
+    sigfillset(&set);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        sigdelset(&set, own[i]);
+    }
+    return set;
+}
+
 /* Starts workers up to `count`; fewer where the system has no more threads. */
 static size_t start_workers(size_t count)
 {
     pthread_mutex_lock(&pool.lock);
     if (pool.threads < count) {
-        /* Signals belong to the interpreter's threads, not to ours. */
-        sigset_t all, old;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
+        const sigset_t blocked = blocked_in_workers();
+        sigset_t old;
+        pthread_sigmask(SIG_SETMASK, &blocked, &old); /* a new thread inherits it */
         pthread_attr_t attr;
         pthread_attr_init(&attr);
         pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/parallel.h"
 #include "check.h"
@@ -92,6 +93,56 @@ static void *changer(void *argument)
     return NULL;
 }
 
+/* How many items each of three workers ran. */
+static atomic_size_t ran[3];
+
+static void note(void *ctx, size_t item, size_t worker)
+{
+    (void)ctx, (void)item;
+    atomic_fetch_add_explicit(&ran[worker], 1, memory_order_relaxed);
+    for (int spin = 0; spin < 200; spin++) {
+        __asm__ __volatile__("" ::: "memory");
+    }
+}
+
+/* Runs loops until `worker` has had an item of one; false: in ten seconds it had none. */
+static bool gets_items(vp_team *team, size_t worker)
+{
+    struct timespec start, now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        for (size_t i = 0; i < 3; i++) {
+            atomic_store(&ran[i], 0);
+        }
+        vp_parallel_for(team, 10000, note, NULL);
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (ran[worker] == 0 && now.tv_sec - start.tv_sec < 10);
+    return ran[worker] > 0;
+}
+
+/* While a second caller is under way the team does without its last worker. */
+static void a_second_caller_gets_a_core(void)
+{
+    vp_team first, second;
+    vp_set_num_threads(3);
+    CHECK(vp_team_open(&first) == 3, "%zu workers of 3", first.workers);
+    CHECK(gets_items(&first, 1) && gets_items(&first, 2), "a worker does nothing");
+    for (int round = 0; round < 3; round++) {
+        CHECK(vp_team_open(&second) == 1, "a second team of %zu", second.workers);
+        CHECK(gets_items(&first, 1), "the other worker went, too");
+        for (int i = 0; i < 20; i++) { /* long enough for the last one to fall asleep */
+            vp_parallel_for(&first, 10000, note, NULL);
+        }
+        CHECK(ran[2] == 0, "the last worker ran %zu items beside", (size_t)ran[2]);
+        atomic_store(&ran[0], 0);
+        vp_parallel_for(&second, 100, note, NULL);
+        CHECK(ran[0] == 100, "the second caller ran %zu of 100", (size_t)ran[0]);
+        vp_team_close(&second);
+        CHECK(gets_items(&first, 2), "the worker did not come back");
+    }
+    vp_team_close(&first);
+}
+
 static void several_callers(size_t count, bool changing)
 {
     pthread_t threads[8], other;
@@ -130,6 +181,7 @@ int main(void)
         vp_team_close(&team);
     }
     CHECK(clashes == 0, "two threads had one worker number %d times", clashes);
+    a_second_caller_gets_a_core();
     vp_set_num_threads(3);
     several_callers(4, false);
     several_callers(4, true);
