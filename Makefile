@@ -169,9 +169,13 @@ docs: .venv-timm/have-docs
 	@echo "== the documentation, with its notebooks executed"
 	@$(TIMM)/sphinx-build -W --keep-going -q docs build/docs
 
+# The wheel is built from the sdist: so that has all that a build needs.
 wheel: .venv/have-dev
-	@rm -rf build/wheel build/lib.* dist
-	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	@rm -rf build/wheel dist *.egg-info
+	@$(BIN)/python setup.py -q sdist
+	@rm -rf *.egg-info
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel \
+	    dist/*.tar.gz
 	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --strip -w dist build/wheel/*.whl
 	@$(BIN)/abi3audit --strict --summary dist/*.whl
 	@ls -l dist

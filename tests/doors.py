@@ -139,16 +139,16 @@ class Tensor:
         return self.array.shape
 
     def detach(self) -> Tensor:
-        return Tensor(self.array, False, self.negative)
+        return type(self)(self.array, False, self.negative)
 
     def resolve_conj(self) -> Tensor:
         return self
 
     def resolve_neg(self) -> Tensor:
-        return Tensor(-self.array, self.wants_grad) if self.negative else self
+        return type(self)(-self.array, self.wants_grad) if self.negative else self
 
     def float(self) -> Tensor:
-        return Tensor(self.array.astype(np.float32), self.wants_grad, self.negative)
+        return type(self)(self.array.astype(np.float32), self.wants_grad, self.negative)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         if self.wants_grad or self.negative:

@@ -84,6 +84,20 @@ def test_a_lazy_negation_keeps_its_sign(door: Any, wants_grad: bool) -> None:
     np.testing.assert_array_equal(got, want)
 
 
+class Hidden(Tensor):
+    """What NumPy's protocol refuses and DLPack would give: a fake tensor of torch's."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError("these are not my numbers")
+
+
+@every_door
+def test_dlpack_gives_nothing_that_numpys_protocol_refuses(door: Any) -> None:
+    model = door.model()
+    with refused(TypeError, door.what, "not my numbers", model=model):
+        door.call(model, Hidden(door.value))
+
+
 # what holds numbers
 
 

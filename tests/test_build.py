@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,37 @@ def test_module_exports_nothing_but_its_init(name: str) -> None:
     module = ctypes.CDLL(_core.__file__)
     assert hasattr(module, "PyInit__core")
     assert not hasattr(module, name)
+
+
+def git(*arguments: str) -> set[str]:
+    """The lines that a git command prints."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines())
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="compares with git's files")
+def test_the_sdist_has_what_git_has(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")  # the build's, not the tests': venv has none
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "egg_info",
+        "--egg-base",
+        str(tmp_path),
+    ]
+    command += ["sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        files = [member.name for member in archive if member.isfile()]
+    content = {name.partition("/")[2] for name in files} - {"PKG-INFO", "setup.cfg"}
+    tracked = {name for name in git("ls-files") if (ROOT / name).exists()}
+    new = git("ls-files", "--others", "--exclude-standard")  # not yet added
+    assert tracked - content == set()
+    assert content - tracked - new == set()
 
 
 def test_version_is_the_projects() -> None:
