@@ -7,3 +7,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from rerun import (  # noqa: F401
+    pytest_itemcollected,
+    pytest_report_header,
+    pytest_runtest_makereport,
+)

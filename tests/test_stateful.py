@@ -9,6 +9,7 @@ import pickle
 from typing import Any
 
 import numpy as np
+import rerun
 from golden import recipe
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -204,7 +205,7 @@ class Model(RuleBasedStateMachine):
         assert fresh(x).tobytes() == got.tobytes()
 
 
-TestModel = Model.TestCase
+TestModel = rerun.seeded(Model).TestCase
 TestModel.settings = settings(
     max_examples=40,
     stateful_step_count=20,
