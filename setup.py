@@ -1,9 +1,10 @@
 """Build of the C core: ``vitpool._core`` from csrc/, and the C test programs.
 
-Every file of csrc/ is compiled once, but csrc/kernels/: its files (other than
-``dispatch*.c`` and ``ref*.c``) are compiled once per target, with ``VP_TARGET`` set to
-the target's name. Objects go to build/, and are rebuilt when a source, a header or the
-command line changed.
+The targets and their flags come from csrc/base/targets.h. The files of csrc/kernels/
+(other than ``dispatch*.c`` and ``ref*.c``) are compiled once per target with vectors of
+its own, with ``VP_TARGET`` set to the target's name; a file ``*__TARGET.c`` for that
+target; every other file for the architecture's floor. Objects go to build/, and are
+rebuilt when a source, a header or the command line changed.
 
 Environment:
     CC, CFLAGS, LDFLAGS             the compiler, and flags after ours
@@ -41,16 +42,37 @@ from find_blis import MISSING, find_blis  # noqa: E402
 
 CSRC = Path("csrc")
 
-# target name -> flags; all but the first are for x86-64 only.
-TARGETS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq"),
-        *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
-    ],
-}
-TARGETS["amx"] = [*TARGETS["avx512"], "-mamx-tile", "-mamx-bf16", "-DVP_AMX=1"]
+
+@dataclass(frozen=True)
+class Target:
+    """A line of VP_TARGETS."""
+
+    name: str
+    architecture: str
+    vectors: str
+    features: list[str]
+
+    @property
+    def flags(self) -> list[str]:
+        """What the compiler is to assume of the CPU."""
+        base = [] if self.vectors == self.name else TARGETS[self.vectors].flags
+        own = [f"-m{feature.replace('_', '-')}" for feature in self.features]
+        if "avx512f" in self.features:
+            own.append("-mprefer-vector-width=512")
+        return base + own
+
+
+def read_targets() -> dict[str, Target]:
+    """Return the targets of csrc/base/targets.h, by name."""
+    text = re.sub(r"[\\\s]+", " ", (CSRC / "base" / "targets.h").read_text())
+    lines = re.findall(r"\bX\((\w+), (\w+), (\w+), ((?:NEEDS\(\w+\) ?)*)\)", text)
+    return {
+        name: Target(name, architecture, vectors, re.findall(r"\((\w+)\)", features))
+        for name, architecture, vectors, features in lines
+    }
+
+
+TARGETS = read_targets()
 
 
 def say(message: str) -> None:
@@ -206,20 +228,24 @@ def core_units(x86: bool) -> list[Unit]:
     if blis is None:
         sys.exit(MISSING)
     units = []
+    targets = [t for t in TARGETS.values() if x86 or t.architecture == "any"]
     for source in sorted(CSRC.glob("*/*.c")):
         room, stem = source.parent.name, f"{source.parent.name}/{source.stem}"
         flags = ["-I", str(CSRC)]
         if room == "python":
             continue
-        if room == "gemm":
+        if source.name == "blis.c":
             flags += blis.compile_args
+        _, _, own = source.stem.partition("__")
         if room == "kernels" and not source.stem.startswith(("dispatch", "ref")):
-            for target, options in TARGETS.items():
-                if x86 or target == "baseline":
-                    own = [*flags, *options, f"-DVP_TARGET={target}"]
-                    units.append(Unit(source, own, f"{stem}__{target}"))
-        else:
+            for t in targets:
+                if t.vectors == t.name:
+                    each = [*flags, *t.flags, f"-DVP_TARGET={t.name}"]
+                    units.append(Unit(source, each, f"{stem}__{t.name}"))
+        elif own == "":
             units.append(Unit(source, flags, stem))
+        elif TARGETS[own] in targets:
+            units.append(Unit(source, [*flags, *TARGETS[own].flags], stem))
     return units
 
 

@@ -7,7 +7,7 @@
  * Twelve independent accumulators of the widest vectors the CPU has hide the latency of
  * the multiply-add; nothing is loaded in the loop, so this is a limit no GEMM can pass that
  * uses multiply-adds. On tiles a product of float32 takes six of bfloat16 (see
- * csrc/kernels/sgemm_ukr_amx.c): that limit is a sixth of their rate, measured on numbers
+ * csrc/ukernels/gemm_f32f32_32x32x32__amx.c): that limit is a sixth of their rate, measured on numbers
  * that are not nought, since the tiles are faster on those.
  */
 #define _GNU_SOURCE

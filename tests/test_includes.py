@@ -13,9 +13,10 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 BELOW = {
     "base": set(),
     "kernels": {"base"},
-    "gemm": {"kernels", "base"},
-    "ops": {"gemm", "kernels", "base"},
-    "model": {"ops", "gemm", "kernels", "base"},
+    "ukernels": {"kernels", "base"},
+    "gemm": {"ukernels", "kernels", "base"},
+    "ops": {"gemm", "ukernels", "kernels", "base"},
+    "model": {"ops", "gemm", "ukernels", "kernels", "base"},
     "python": {"model", "base"},
 }
 FILES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".c", ".h"})

@@ -1,4 +1,4 @@
-/* Which instruction set the kernels use. SPDX-License-Identifier: Apache-2.0 */
+/* Which targets this machine can run. SPDX-License-Identifier: Apache-2.0 */
 #include "base/cpu.h"
 
 #include <string.h>
@@ -8,69 +8,129 @@
 #include <unistd.h>
 #endif
 
-static const char *const names[VP_TARGET_COUNT] = {"baseline", "avx2", "avx512", "amx"};
-
 const char *vp_target_name(vp_target target)
 {
+    static const char *const names[] = {
+#define NAME(name, arch, vectors, features) #name,
+        VP_TARGETS(NAME)
+#undef NAME
+    };
     return names[target];
-}
-
-#if defined(VP_X86)
-/* The kernel lets a process use AMX's tiles only once it has asked. */
-static bool tiles_usable(void)
-{
-#if defined(__linux__)
-    /* Not every compiler's cpu_supports knows AMX, and its names for the bits differ. */
-    const unsigned tile = 1u << 24, bf16 = 1u << 22;
-    const long request_permission = 0x1023,
-               tile_data = 18; /* asm/prctl.h; XCR0's bit */
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & tile) != 0 &&
-           (edx & bf16) != 0 &&
-           syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-    return false;
-#endif
-}
-#endif
-
-bool vp_target_supported(vp_target target)
-{
-#if defined(VP_X86)
-    /* These builtins look at XCR0 too: a CPU whose operating system does not save the
-     * wide registers counts as one without them. */
-    __builtin_cpu_init();
-    switch (target) {
-    case VP_TARGET_AMX:
-        return vp_target_supported(VP_TARGET_AVX512) && tiles_usable();
-    case VP_TARGET_AVX512:
-        return __builtin_cpu_supports("avx512f") &&
-               __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") &&
-               __builtin_cpu_supports("fma");
-    case VP_TARGET_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    default:
-        break;
-    }
-#endif
-    return target == VP_TARGET_BASELINE;
 }
 
 vp_target vp_target_from_name(const char *name)
 {
     int t = 0;
-    while (t < VP_TARGET_COUNT && strcmp(name, names[t]) != 0) {
+    while (t < VP_TARGET_COUNT && strcmp(name, vp_target_name((vp_target)t)) != 0) {
         t++;
     }
     return (vp_target)t;
 }
 
+#if defined(VP_X86)
+/* -- one function a feature -- */
+
+/* The builtins look at XCR0 too: a CPU whose operating system does not save the wide
+ * registers counts as one without them. */
+#define BUILTIN(feature)                         \
+    static bool has_##feature(void)              \
+    {                                            \
+        return __builtin_cpu_supports(#feature); \
+    }
+BUILTIN(fma)
+BUILTIN(avx2)
+BUILTIN(avx512f)
+BUILTIN(avx512bw)
+BUILTIN(avx512dq)
+BUILTIN(avx512vl)
+#undef BUILTIN
+
+#if defined(__linux__)
+/* asm/prctl.h's requests; XCR0's bit for the tiles' contents */
+enum { GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+
+/* Not every compiler's __builtin_cpu_supports knows AMX, and its names for it differ. */
+static bool has_bit_of_leaf_7_edx(unsigned bit)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+           (edx >> bit & 1) != 0;
+}
+
+static bool has_amx_tile(void)
+{
+    unsigned long states = 0;
+    return has_bit_of_leaf_7_edx(24) &&
+           syscall(SYS_arch_prctl, GET_SUPPORTED, &states) == 0 &&
+           (states >> TILE_DATA & 1) != 0;
+}
+
+static bool has_amx_bf16(void)
+{
+    return has_bit_of_leaf_7_edx(22);
+}
+
+#else
+static bool has_amx_tile(void)
+{
+    return false;
+}
+
+static bool has_amx_bf16(void)
+{
+    return false;
+}
+#endif
+#endif
+
+/* The kernel lets a process use AMX's tiles only once it has asked. */
+static bool tiles_granted(void)
+{
+#if defined(VP_X86) && defined(__linux__)
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+bool vp_target_supported(vp_target target)
+{
+#if defined(VP_X86)
+    __builtin_cpu_init();
+#endif
+    switch (target) {
+#define NEEDS(feature) &&has_##feature()
+#define CASE(name, arch, vectors, features)                            \
+    case VP_TARGET_##name:                                             \
+        VP_ON_##arch(return (VP_TARGET_##vectors == target ||          \
+                             vp_target_supported(VP_TARGET_##vectors)) \
+                         features;) return false;
+        VP_TARGETS(CASE)
+#undef CASE
+#undef NEEDS
+    case VP_TARGET_COUNT:
+        break;
+    }
+    return false;
+}
+
+bool vp_target_enable(vp_target target)
+{
+    static const char *const features[] = {
+#define NEEDS(feature) " " #feature
+#define FEATURES(name, arch, vectors, features) "" features,
+        VP_TARGETS(FEATURES)
+#undef FEATURES
+#undef NEEDS
+    };
+    return vp_target_supported(target) &&
+           (strstr(features[target], "amx_tile") == NULL || tiles_granted());
+}
+
 vp_target vp_target_best(void)
 {
     int t = VP_TARGET_COUNT - 1;
-    while (!vp_target_supported((vp_target)t)) {
+    while (!vp_target_enable((vp_target)t)) {
         t--;
     }
     return (vp_target)t;

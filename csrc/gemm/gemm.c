@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "base/memory.h"
+#include "base/arena.h"
 
 /* Rows in a block: with 1,024 inputs its activations fill most of a 1 MiB L2. */
 #define BLOCK_ROWS ((size_t)210)
@@ -25,156 +25,146 @@ typedef struct {
     /* Where strips are packed: each worker packs what it multiplies (packs_apart), or each
      * strip is packed once. */
     bool apart, together;
-} split;
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t ceil_div(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
+} schedule;
 
 static size_t group_panels(const vp_packed *w, size_t row_blocks, size_t workers)
 {
     if (w->ukr->pack_strip == NULL) {
         const size_t group = row_blocks * w->panels / (ITEMS_PER_WORKER * workers);
-        return group < 1 ? 1 : min_size(group, GROUP_PANELS);
+        return group < 1 ? 1 : vp_min(group, GROUP_PANELS);
     }
     /* As few items as keep all workers busy, since each may pack its strips. */
     const bool one_block = vp_packed_blocks(w) == 1;
     const size_t most = one_block ? w->panels : GROUP_PANELS_PACKED;
     const size_t wanted =
         one_block && row_blocks < 2 * workers ? ITEMS_PER_WORKER * workers : workers;
-    size_t groups = ceil_div(w->panels, most);
+    size_t groups = vp_ceil_div(w->panels, most);
     while (groups < w->panels &&
            (row_blocks * groups < wanted || row_blocks * groups % workers != 0)) {
         groups++;
     }
-    return ceil_div(w->panels, groups);
+    return vp_ceil_div(w->panels, groups);
 }
 
-static split split_work(const vp_packed *w, size_t m, size_t workers)
+static schedule schedule_of(const vp_packed *w, size_t m, size_t workers)
 {
     const vp_ukr *ukr = w->ukr;
-    split s;
-    s.strips = ceil_div(m, ukr->mr);
+    schedule s;
+    s.strips = vp_ceil_div(m, ukr->mr);
     if (ukr->pack_strip != NULL) { /* packed strips have full height but for the last */
         s.strip_rows = ukr->mr;
         s.tall = s.strips;
     } else {
-        s.strip_rows = ceil_div(m, s.strips);
+        s.strip_rows = vp_ceil_div(m, s.strips);
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
     s.apart = ukr->pack_strip != NULL && workers <= ukr->packs_apart;
     s.together = ukr->pack_strip != NULL && !s.apart;
-    s.blocks = ceil_div(s.strips, ceil_div(BLOCK_ROWS, ukr->mr));
+    s.blocks = vp_ceil_div(s.strips, vp_ceil_div(BLOCK_ROWS, ukr->mr));
     s.group = group_panels(w, s.blocks, workers);
-    s.groups = ceil_div(w->panels, s.group);
+    s.groups = vp_ceil_div(w->panels, s.group);
     return s;
 }
 
 /* The first strip of a block of rows; blocks differ by one strip at most. */
-static size_t block_start(const split *s, size_t block)
+static size_t block_start(const schedule *s, size_t block)
 {
     return block * s->strips / s->blocks;
 }
 
-static size_t strip_start(const split *s, size_t strip)
+static size_t strip_start(const schedule *s, size_t strip)
 {
     const size_t tall = strip < s->tall ? strip : s->tall;
     return tall * s->strip_rows + (strip - tall) * (s->strip_rows - 1);
 }
 
+/* Floats of a tile, in whole cache lines. */
 static size_t tile_length(const vp_ukr *ukr)
 {
-    return (ukr->mr * ukr->nr + 15) / 16 * 16;
+    return vp_round_up(ukr->mr * ukr->nr, VP_ALIGN / sizeof(float));
 }
 
 /* What a worker keeps in its scratch during one product. */
 typedef struct {
-    vp_ahead next[2]; /* the panel of w, and of the gate, that is cut or being cut */
-    float *other[2];  /* room for the panel after it */
-    /* Packed strips: of one block of rows and of k ([strip][depth of k][strip_step]), with
-     * which block that is (SIZE_MAX: none); in a larger team a share of all strips, with
-     * all of k ([strip][block of k][depth of k][strip_step]). */
-    float *strips;
+    vp_ahead
+        next[2];    /* the panel of w, and of the gate, that is split or being split */
+    void *other[2]; /* room for the panel after it */
+    /* Packed strips: of one block of rows and of k ([strip][k, filled up]), with which block
+     * that is (SIZE_MAX: none); in a larger team a share of all strips, with all of k
+     * ([strip][block of k][k, filled up]). strip_bytes for each k. */
+    char *strips;
     size_t packed_rows, packed_k;
     float *sums; /* [panel of the group][strip][w, gate][mr][nr] */
-} bench;
+} workspace;
 
-/* Lays a bench out for m rows and k inputs in blocks of kc; at NULL it only measures.
- * Returns floats. */
-static size_t lay_out(const vp_ukr *ukr, size_t m, size_t k, size_t kc, int gated,
-                      size_t workers, float *base)
+/* Lays a workspace out at base for m rows; at NULL it only measures. Returns bytes. */
+static size_t lay_out(const vp_packed *w, size_t m, bool gated, size_t workers,
+                      void *base)
 {
-    const size_t gates = gated ? 2 : 1, all = ceil_div(m, ukr->mr);
-    const size_t strips = min_size(all, ceil_div(BLOCK_ROWS, ukr->mr));
+    const vp_ukr *ukr = w->ukr;
+    const size_t gates = gated ? 2 : 1, all = vp_ceil_div(m, ukr->mr);
+    const size_t strips = vp_min(all, vp_ceil_div(BLOCK_ROWS, ukr->mr));
     const size_t packed = workers <= ukr->packs_apart
-                              ? strips * kc
-                              : ceil_div(all, workers) * vp_ukr_depth(ukr, k);
+                              ? strips * w->kc
+                              : vp_ceil_div(all, workers) * vp_round_up(w->k, ukr->kr);
     const size_t group = ukr->pack_strip != NULL ? GROUP_PANELS_PACKED : GROUP_PANELS;
-    const size_t slots = kc >= k ? 1 : group * strips;
-    bench b = {.packed_rows = SIZE_MAX, .packed_k = SIZE_MAX};
-    size_t used = ceil_div(sizeof(bench), VP_ALIGN) * VP_ALIGN / sizeof(float);
-#define TAKE(pointer, count)                     \
-    pointer = base != NULL ? base + used : NULL; \
-    used += ceil_div(count, 16) * 16
-    for (size_t g = 0; g < gates && ukr->cut_panel != NULL; g++) {
-        TAKE(b.next[g].ready, ukr->panel_step * kc);
-        TAKE(b.other[g], ukr->panel_step * kc);
+    const size_t slots = w->kc >= w->k ? 1 : group * strips;
+    vp_arena arena = {.base = base, .capacity = SIZE_MAX};
+    workspace at = {.packed_rows = SIZE_MAX, .packed_k = SIZE_MAX};
+    (void)vp_arena_take(&arena, sizeof at);
+    for (size_t g = 0; g < gates && ukr->split_panel != NULL; g++) {
+        at.next[g].ready = vp_arena_take(&arena, ukr->panel_bytes * w->kc);
+        at.other[g] = vp_arena_take(&arena, ukr->panel_bytes * w->kc);
     }
-    TAKE(b.strips, packed * ukr->strip_step);
-    TAKE(b.sums, slots * gates * tile_length(ukr));
-#undef TAKE
+    if (ukr->pack_strip != NULL) {
+        at.strips = vp_arena_take(&arena, packed * ukr->strip_bytes);
+    }
+    at.sums = vp_arena_floats(&arena, slots * gates * tile_length(ukr));
     if (base != NULL) {
-        memcpy(base, &b, sizeof b);
+        memcpy(base, &at, sizeof at);
     }
-    return used;
+    return arena.used;
 }
 
-size_t vp_gemm_scratch(size_t workers, size_t m, size_t k, int gated)
+size_t vp_gemm_scratch(const vp_packed *w, size_t workers, size_t m, bool gated)
 {
-    const vp_ukr *ukr = vp_ukr_get();
-    const size_t kc = min_size(vp_ukr_depth(ukr, k), ukr->kc);
-    return lay_out(ukr, m, k, kc, gated, workers, NULL);
+    return lay_out(w, m, gated, workers, NULL);
 }
 
 typedef struct {
     const vp_run *run;
     const vp_gemm *gemm;
-    split split;
+    schedule schedule;
 } job;
 
-static bench *bench_of(const job *j, size_t worker)
+static workspace *workspace_of(const job *j, size_t worker)
 {
-    return (bench *)vp_run_worker(j->run, worker);
+    return vp_run_worker(j->run, worker);
 }
 
-/* Where block k_block of a strip is, or will be, packed for the worker with this bench. */
-static float *packed_strip(const job *j, const bench *at, size_t strip, size_t k_block)
+/* Where block k_block of a strip is, or will be, packed for the worker with this workspace. */
+static void *packed_strip(const job *j, const workspace *at, size_t strip,
+                          size_t k_block)
 {
     const vp_packed *w = j->gemm->w;
     const vp_ukr *ukr = w->ukr;
-    if (j->split.apart) {
-        const size_t depth = vp_ukr_depth(ukr, vp_packed_block_length(w, k_block));
-        return at->strips + (strip - at->packed_rows) * depth * ukr->strip_step;
+    if (j->schedule.apart) {
+        const size_t depth = vp_round_up(vp_packed_block_length(w, k_block), ukr->kr);
+        return at->strips + (strip - at->packed_rows) * depth * ukr->strip_bytes;
     }
-    const size_t depth = vp_ukr_depth(ukr, w->k), workers = j->run->team->workers;
-    return bench_of(j, strip % workers)->strips +
-           (strip / workers * depth + k_block * w->kc) * ukr->strip_step;
+    const size_t depth = vp_round_up(w->k, ukr->kr), workers = j->run->team->workers;
+    return workspace_of(j, strip % workers)->strips +
+           (strip / workers * depth + k_block * w->kc) * ukr->strip_bytes;
 }
 
-static void pack_strip(const job *j, const bench *at, size_t strip, size_t k_block)
+static void pack_strip(const job *j, const workspace *at, size_t strip, size_t k_block)
 {
     const vp_gemm *gemm = j->gemm;
     const vp_packed *w = gemm->w;
     const size_t row = strip * w->ukr->mr;
     w->ukr->pack_strip(w->ukr, packed_strip(j, at, strip, k_block),
                        gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
-                       min_size(gemm->m - row, w->ukr->mr),
+                       vp_min(gemm->m - row, w->ukr->mr),
                        vp_packed_block_length(w, k_block));
 }
 
@@ -183,12 +173,12 @@ static void pack_task(void *ctx, size_t strip, size_t worker)
 {
     const job *j = ctx;
     for (size_t b = 0; b < vp_packed_blocks(j->gemm->w); b++) {
-        pack_strip(j, bench_of(j, worker), strip, b);
+        pack_strip(j, workspace_of(j, worker), strip, b);
     }
 }
 
 /* Packs a block of rows and of k for one worker, unless it is what is packed. */
-static void pack_block(const job *j, bench *at, size_t first, size_t last,
+static void pack_block(const job *j, workspace *at, size_t first, size_t last,
                        size_t k_block)
 {
     if (at->packed_rows == first && at->packed_k == k_block) {
@@ -234,25 +224,25 @@ static void fetch_output(const vp_finish *f, size_t row, size_t col, size_t rows
 /* What a micro-kernel takes of panel `now` of w (gate: 0) or of the gate (1); begins with
  * the one that comes next, evenly over the multiply-adds of `strips` strips: the weights
  * come from memory once a pass. */
-static const float *take_panel(const vp_packed *w, bench *at, size_t gate,
-                               const size_t now[2], const size_t next[2], size_t strips)
+static const void *take_panel(const vp_packed *w, workspace *at, size_t gate,
+                              const size_t now[2], const size_t next[2], size_t strips)
 {
-    vp_ahead *cut = &at->next[gate];
-    const float *panel = vp_packed_panel(w, now[0], now[1]);
-    float *ready = cut->ready;
-    if (w->ukr->cut_panel != NULL) {
-        if (cut->panel != panel) { /* not foreseen */
-            cut->panel = panel;
-            cut->k = vp_packed_block_length(w, now[0]);
-            cut->done = 0;
+    vp_ahead *ahead = &at->next[gate];
+    const void *panel = vp_packed_panel(w, now[0], now[1]);
+    void *ready = ahead->ready;
+    if (w->ukr->split_panel != NULL) {
+        if (ahead->panel != panel) { /* not foreseen */
+            ahead->panel = panel;
+            ahead->k = vp_packed_block_length(w, now[0]);
+            ahead->done = 0;
         }
-        w->ukr->cut_panel(cut);
+        w->ukr->split_panel(ahead);
         panel = ready;
     }
-    *cut = (vp_ahead){.panel = vp_packed_panel(w, next[0], next[1]),
-                      .k = vp_packed_block_length(w, next[0]),
-                      .step = ceil_div(w->ukr->nr * sizeof(float), strips),
-                      .ready = at->other[gate]};
+    *ahead = (vp_ahead){.panel = vp_packed_panel(w, next[0], next[1]),
+                        .k = vp_packed_block_length(w, next[0]),
+                        .step = vp_ceil_div(vp_packed_step(w), strips),
+                        .ready = at->other[gate]};
     at->other[gate] = ready;
     return panel;
 }
@@ -261,7 +251,7 @@ static const float *take_panel(const vp_packed *w, bench *at, size_t gate,
 static void tile_task(void *ctx, size_t item, size_t worker)
 {
     const job *j = ctx;
-    const split *s = &j->split;
+    const schedule *s = &j->schedule;
     const vp_gemm *gemm = j->gemm;
     const vp_packed *w = gemm->w, *gate = gemm->gate;
     const vp_ukr *ukr = w->ukr;
@@ -269,12 +259,12 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const size_t first = block_start(s, item / s->groups);
     const size_t last = block_start(s, item / s->groups + 1);
     const size_t panel0 = item % s->groups * s->group;
-    const size_t panel1 = min_size(panel0 + s->group, w->panels);
+    const size_t panel1 = vp_min(panel0 + s->group, w->panels);
     const size_t blocks = vp_packed_blocks(w);
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
     const size_t next_item =
         vp_parallel_next(j->run->team, s->blocks * s->groups, item, worker);
-    bench *at = bench_of(j, worker);
+    workspace *at = workspace_of(j, worker);
 
     vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {
@@ -291,18 +281,18 @@ static void tile_task(void *ctx, size_t item, size_t worker)
                 next[0] = b + 1 < blocks ? b + 1 : 0;
                 next[1] = b + 1 < blocks ? panel0 : next_item % s->groups * s->group;
             }
-            const float *panel = take_panel(w, at, 0, now, next, last - first);
-            const float *gate_panel =
+            const void *panel = take_panel(w, at, 0, now, next, last - first);
+            const void *gate_panel =
                 gate != NULL ? take_panel(gate, at, 1, now, next, last - first) : NULL;
             const size_t col = p * nr;
-            const size_t cols = min_size(w->n - col, nr);
+            const size_t cols = vp_min(w->n - col, nr);
             for (size_t strip = first; strip < last; strip++) {
                 const size_t row = strip_start(s, strip);
                 size_t rows = strip < s->tall ? s->strip_rows : s->strip_rows - 1;
-                rows = min_size(gemm->m - row, rows);
-                const float *a = ukr->pack_strip != NULL
-                                     ? packed_strip(j, at, strip, b)
-                                     : gemm->a + row * gemm->lda + b * w->kc;
+                rows = vp_min(gemm->m - row, rows);
+                const void *a = ukr->pack_strip != NULL
+                                    ? packed_strip(j, at, strip, b)
+                                    : gemm->a + row * gemm->lda + b * w->kc;
                 /* One tile is enough where k is one block: it is finished at once. */
                 const size_t slot =
                     blocks == 1 ? 0 : (p - panel0) * (last - first) + (strip - first);
@@ -334,13 +324,14 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
         return;
     }
     const size_t workers = run->team->workers;
-    job j = {.run = run, .gemm = gemm, .split = split_work(gemm->w, gemm->m, workers)};
+    job j = {
+        .run = run, .gemm = gemm, .schedule = schedule_of(gemm->w, gemm->m, workers)};
     for (size_t worker = 0; worker < workers; worker++) {
-        (void)lay_out(gemm->w->ukr, gemm->m, gemm->w->k, gemm->w->kc,
-                      gemm->gate != NULL, workers, vp_run_worker(run, worker));
+        (void)lay_out(gemm->w, gemm->m, gemm->gate != NULL, workers,
+                      vp_run_worker(run, worker));
     }
-    if (j.split.together) {
-        vp_parallel_for(run->team, j.split.strips, pack_task, &j);
+    if (j.schedule.together) {
+        vp_parallel_for(run->team, j.schedule.strips, pack_task, &j);
     }
-    vp_parallel_for(run->team, j.split.blocks * j.split.groups, tile_task, &j);
+    vp_parallel_for(run->team, j.schedule.blocks * j.schedule.groups, tile_task, &j);
 }

@@ -15,14 +15,15 @@ typedef struct {
     const float *a; /* [m][k], rows lda apart */
     size_t lda;
     const vp_packed *w; /* W[n][k] */
-    const vp_packed
-        *gate;        /* NULL, or a second W[n][k]: finish.gate_bias, see vp_finish */
-    size_t sum_piece; /* see vp_ukr_run; 0: ukr->sum_piece */
+    /* NULL, or a second W[n][k] for the same micro-kernel: finish.gate_bias, see vp_finish */
+    const vp_packed *gate;
+    size_t sum_piece; /* see vp_ukr_run; 0: w->ukr->sum_piece */
     vp_finish finish; /* pointers of row 0, column 0; `gate` is filled in here */
 } vp_gemm;
 
-/* What each of a team's workers needs for up to m rows of k inputs, with or without a gate. */
-size_t vp_gemm_scratch(size_t workers, size_t m, size_t k, int gated);
+/* Bytes that each of a team's workers needs for up to m rows times w, with or without a
+ * gate. */
+size_t vp_gemm_scratch(const vp_packed *w, size_t workers, size_t m, bool gated);
 
 /* Runs it; out may be the residual. m may be 0. */
 void vp_gemm_run(const vp_run *run, const vp_gemm *gemm);

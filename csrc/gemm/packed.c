@@ -3,26 +3,30 @@
 
 #include <string.h>
 
-#include "base/memory.h"
 #include "kernels/kernels.h"
 
+size_t vp_packed_step(const vp_packed *packed)
+{
+    return packed->ukr->nr * vp_dtype_bytes(packed->ukr->weight);
+}
+
+/* Bytes from one panel to the next. */
 static size_t panel_stride(const vp_packed *packed, size_t length)
 {
-    return (length * packed->ukr->nr + 15) / 16 * 16;
+    return vp_round_up(length * vp_packed_step(packed), VP_ALIGN);
 }
 
 size_t vp_packed_blocks(const vp_packed *packed)
 {
-    return (packed->k + packed->kc - 1) / packed->kc;
+    return vp_ceil_div(packed->k, packed->kc);
 }
 
 size_t vp_packed_block_length(const vp_packed *packed, size_t block)
 {
-    const size_t start = block * packed->kc;
-    return packed->k - start < packed->kc ? packed->k - start : packed->kc;
+    return vp_min(packed->k - block * packed->kc, packed->kc);
 }
 
-static size_t floats(const vp_packed *packed)
+size_t vp_packed_bytes(const vp_packed *packed)
 {
     const size_t blocks = vp_packed_blocks(packed);
     size_t total = 0;
@@ -33,22 +37,15 @@ static size_t floats(const vp_packed *packed)
     return total;
 }
 
-size_t vp_packed_bytes(const vp_packed *packed)
+int vp_packed_init(vp_packed *packed, const vp_ukr *ukr, size_t n, size_t k)
 {
-    return floats(packed) * sizeof(float);
-}
-
-int vp_packed_init(vp_packed *packed, size_t n, size_t k)
-{
-    const vp_ukr *ukr = vp_ukr_get();
-    const size_t blocks = k > 0 ? (k + ukr->kc - 1) / ukr->kc : 1;
+    const size_t blocks = vp_max(vp_ceil_div(k, ukr->kc), 1);
     packed->ukr = ukr;
     packed->n = n;
     packed->k = k;
-    packed->kc = vp_ukr_depth(ukr, k > 0 ? (k + blocks - 1) / blocks : 1);
-    packed->panels = (n + ukr->nr - 1) / ukr->nr;
-    /* BLIS's kernels may load (not use) a few vectors past a panel. */
-    packed->data = vp_alloc(vp_size_add(vp_packed_bytes(packed), 8 * VP_ALIGN));
+    packed->kc = vp_round_up(vp_max(vp_ceil_div(k, blocks), 1), ukr->kr);
+    packed->panels = vp_ceil_div(n, ukr->nr);
+    packed->data = vp_alloc(vp_size_add(vp_packed_bytes(packed), VP_UKR_SLACK));
     return packed->data != NULL ? 0 : -1;
 }
 
@@ -58,11 +55,12 @@ void vp_packed_free(vp_packed *packed)
     packed->data = NULL;
 }
 
-const float *vp_packed_panel(const vp_packed *packed, size_t block, size_t panel)
+const void *vp_packed_panel(const vp_packed *packed, size_t block, size_t panel)
 {
     const size_t full = packed->panels * panel_stride(packed, packed->kc);
     const size_t length = vp_packed_block_length(packed, block);
-    return packed->data + block * full + panel * panel_stride(packed, length);
+    return (const char *)packed->data + block * full +
+           panel * panel_stride(packed, length);
 }
 
 void vp_pack(vp_packed *packed, const float *w)
@@ -73,9 +71,9 @@ void vp_pack(vp_packed *packed, const float *w)
         const size_t length = vp_packed_block_length(packed, b);
         for (size_t p = 0; p < packed->panels; p++) {
             float *panel = (float *)vp_packed_panel(packed, b, p);
-            const size_t cols = packed->n - p * nr < nr ? packed->n - p * nr : nr;
+            const size_t cols = vp_min(packed->n - p * nr, nr);
             if (cols < nr) {
-                memset(panel, 0, length * nr * sizeof(float));
+                memset(panel, 0, length * vp_packed_step(packed));
             }
             kernels->transpose(panel, nr, w + p * nr * packed->k + b * packed->kc,
                                packed->k, cols, length);
@@ -90,7 +88,7 @@ void vp_unpack(const vp_packed *packed, float *w)
     for (size_t b = 0; b < vp_packed_blocks(packed); b++) {
         const size_t length = vp_packed_block_length(packed, b);
         for (size_t p = 0; p < packed->panels; p++) {
-            const size_t cols = packed->n - p * nr < nr ? packed->n - p * nr : nr;
+            const size_t cols = vp_min(packed->n - p * nr, nr);
             kernels->transpose(w + p * nr * packed->k + b * packed->kc, packed->k,
                                vp_packed_panel(packed, b, p), nr, length, cols);
         }

@@ -1,4 +1,4 @@
-/* A weight matrix, packed once for the micro-kernel, and the only copy of its numbers.
+/* A weight matrix, packed once for its micro-kernel, and the only copy of its numbers.
  *
  * W[n][k] (a Linear's weight: n outputs, k inputs) is cut into blocks of kc inputs and
  * panels of nr outputs:
@@ -12,19 +12,19 @@
 
 #include <stddef.h>
 
-#include "gemm/ukr.h"
+#include "ukernels/ukr.h"
 
 typedef struct {
-    const vp_ukr *ukr;
-    size_t n, k;   /* outputs, inputs */
-    size_t kc;     /* inputs in a block; the last may have fewer */
-    size_t panels; /* ceil(n / nr) */
-    float *data;   /* owned */
+    const vp_ukr *ukr; /* multiplies it; ukr->weight is the type of its numbers */
+    size_t n, k;       /* outputs, inputs */
+    size_t kc;         /* inputs in a block; the last may have fewer */
+    size_t panels;     /* ceil(n / nr) */
+    void *data;        /* owned */
 } vp_packed;
 
-/* Makes room for W[n][k] for the micro-kernel in use; the numbers are not set. Returns 0,
- * or -1 where there is no memory. Free with vp_packed_free (fine on a zeroed struct). */
-int vp_packed_init(vp_packed *packed, size_t n, size_t k);
+/* Makes room for W[n][k] for that micro-kernel; the numbers are not set. Returns 0, or -1
+ * where there is no memory. Free with vp_packed_free (fine on a zeroed struct). */
+int vp_packed_init(vp_packed *packed, const vp_ukr *ukr, size_t n, size_t k);
 void vp_packed_free(vp_packed *packed);
 
 /* Bytes at data. */
@@ -38,7 +38,8 @@ void vp_unpack(const vp_packed *packed, float *w);
 size_t vp_packed_blocks(const vp_packed *packed);
 size_t vp_packed_block_length(const vp_packed *packed, size_t block);
 
-/* Panel [length of block][nr]. */
-const float *vp_packed_panel(const vp_packed *packed, size_t block, size_t panel);
+/* Panel [length of block][nr]; vp_packed_step bytes lead from one input to the next. */
+size_t vp_packed_step(const vp_packed *packed);
+const void *vp_packed_panel(const vp_packed *packed, size_t block, size_t panel);
 
 #endif

@@ -6,20 +6,14 @@
 
 const vp_kernels *vp_kernels_for(vp_target target)
 {
-#if defined(VP_X86)
     switch (target) {
-    case VP_TARGET_AMX:
-        return &vp_kernels_amx;
-    case VP_TARGET_AVX512:
-        return &vp_kernels_avx512;
-    case VP_TARGET_AVX2:
-        return &vp_kernels_avx2;
+#define CASE(name, arch, vectors, features) \
+    VP_ON_##arch(case VP_TARGET_##name : return &vp_kernels_##vectors;)
+        VP_TARGETS(CASE)
+#undef CASE
     default:
-        break;
+        return &vp_kernels_baseline;
     }
-#endif
-    (void)target;
-    return &vp_kernels_baseline;
 }
 
 vp_target vp_target_current(void)
@@ -30,7 +24,7 @@ vp_target vp_target_current(void)
         const char *name = getenv("VITPOOL_TARGET");
         target = (int)(name == NULL || *name == '\0' ? vp_target_best()
                                                      : vp_target_from_name(name));
-        if (target < VP_TARGET_COUNT && !vp_target_supported((vp_target)target)) {
+        if (target < VP_TARGET_COUNT && !vp_target_enable((vp_target)target)) {
             target = VP_TARGET_COUNT;
         }
         atomic_store_explicit(&chosen, target, memory_order_relaxed);

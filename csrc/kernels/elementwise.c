@@ -71,17 +71,6 @@ VP_INLINE vf vf_act(vf x, vp_act act)
     return x;
 }
 
-VP_INLINE void activate_row(float *y, const float *x, size_t n, vp_act act)
-{
-    size_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        vf_store(y + i, vf_act(vf_load(x + i), act));
-    }
-    if (i < n) {
-        vf_store_n(y + i, vf_act(vf_load_n(x + i, n - i), act), n - i);
-    }
-}
-
 /* Calls `body` with the activation as a constant, so that the choice is made once. */
 #define WITH_CONSTANT_ACT(act, body) \
     switch (act) {                   \
@@ -104,13 +93,6 @@ VP_INLINE void activate_row(float *y, const float *x, size_t n, vp_act act)
         body(VP_ACT_RELU);           \
         break;                       \
     }
-
-void VP_NAME(activate)(float *y, const float *x, size_t n, vp_act act)
-{
-#define BODY(constant) activate_row(y, x, n, constant)
-    WITH_CONSTANT_ACT(act, BODY)
-#undef BODY
-}
 
 void VP_NAME(add)(float *y, const float *x, size_t n)
 {
@@ -165,19 +147,6 @@ void VP_NAME(axpby)(float *y, float a, const float *x, float b, size_t n)
             vf_fma(va, vf_load_n(x + i, n - i), vf_mul(vb, vf_load_n(y + i, n - i))),
             n - i);
     }
-}
-
-void VP_NAME(dot)(float *out, const float *x, const float *y, size_t n)
-{
-    vf sum = vf_set(0.0f);
-    size_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        sum = vf_fma(vf_load(x + i), vf_load(y + i), sum);
-    }
-    if (i < n) {
-        sum = vf_fma(vf_load_n(x + i, n - i), vf_load_n(y + i, n - i), sum);
-    }
-    *out = vf_sum(sum);
 }
 
 /* n lanes at column c of a product's row, finished and stored; n == VW but in a tail. The

@@ -38,10 +38,9 @@ static double ref_act(double x, vp_act act)
 {
     switch (act) {
     case VP_ACT_GELU:
-        return 0.5 * x * (1.0 + erf(x * 0.70710678118654752440));
-    case VP_ACT_GELU_TANH:
-        return 0.5 * x *
-               (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+        return 0.5 * x * erfc(-x * 0.70710678118654752440);
+    case VP_ACT_GELU_TANH: /* (1 + tanh u) / 2 is 1 / (1 + e^(-2 u)), without cancellation */
+        return x / (1.0 + exp(-1.59576912160573071176 * (x + 0.044715 * x * x * x)));
     case VP_ACT_QUICK_GELU:
         return x / (1.0 + exp(-1.702 * x));
     case VP_ACT_SILU:
@@ -52,13 +51,6 @@ static double ref_act(double x, vp_act act)
         break;
     }
     return x;
-}
-
-static void ref_activate(float *y, const float *x, size_t n, vp_act act)
-{
-    for (size_t i = 0; i < n; i++) {
-        y[i] = (float)ref_act(x[i], act);
-    }
 }
 
 static void ref_softmax_block(float *x, size_t n, float scale, float *max, float *sum,
@@ -81,10 +73,16 @@ static void ref_softmax_block(float *x, size_t n, float scale, float *max, float
 
 static void ref_softmax(float *x, size_t n, float scale)
 {
-    float max = -INFINITY, sum = 0.0f, shrink;
-    ref_softmax_block(x, n, scale, &max, &sum, &shrink);
+    double max = -INFINITY, sum = 0.0;
     for (size_t i = 0; i < n; i++) {
-        x[i] = sum == 0.0f ? 0.0f : x[i] / sum;
+        max = (double)scale * x[i] > max ? (double)scale * x[i] : max;
+    }
+    max = max == -INFINITY ? 0.0 : max;
+    for (size_t i = 0; i < n; i++) {
+        sum += exp((double)scale * x[i] - max);
+    }
+    for (size_t i = 0; i < n; i++) {
+        x[i] = sum == 0.0 ? 0.0f : (float)(exp((double)scale * x[i] - max) / sum);
     }
 }
 
@@ -105,17 +103,8 @@ static void ref_maximum(float *y, const float *x, size_t n)
 static void ref_axpby(float *y, float a, const float *x, float b, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        y[i] = b == 0.0f ? a * x[i] : a * x[i] + b * y[i];
+        y[i] = b == 0.0f ? a * x[i] : (float)((double)a * x[i] + (double)b * y[i]);
     }
-}
-
-static void ref_dot(float *out, const float *x, const float *y, size_t n)
-{
-    double sum = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        sum += (double)x[i] * y[i];
-    }
-    *out = (float)sum;
 }
 
 static void ref_transpose(float *y, size_t ldy, const float *x, size_t ldx, size_t rows,
@@ -163,7 +152,7 @@ static void ref_normalize_u8(float *out, const uint8_t *pixels, size_t n,
 }
 
 const vp_kernels vp_kernels_reference = {
-#define VP_KERNEL_ENTRY(name, parameters) .name = ref_##name,
+#define VP_KERNEL_ENTRY(name, exact, parameters) .name = ref_##name,
     VP_KERNELS(VP_KERNEL_ENTRY)
 #undef VP_KERNEL_ENTRY
 };

@@ -12,7 +12,7 @@
 #define VP_NAME(name) VP_PASTE(vp_##name##__, VP_TARGET)
 #define VP_TABLE VP_PASTE(vp_kernels_, VP_TARGET)
 
-#define VP_KERNEL_DECLARE(name, parameters) void VP_NAME(name) parameters;
+#define VP_KERNEL_DECLARE(name, exact, parameters) void VP_NAME(name) parameters;
 VP_KERNELS(VP_KERNEL_DECLARE)
 #undef VP_KERNEL_DECLARE
 

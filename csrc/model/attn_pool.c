@@ -15,14 +15,14 @@
 size_t vp_attn_pool_scratch(const vp_pass *pass)
 {
     const vp_config *c = pass->config;
-    const size_t workers = pass->team.workers, batch = pass->batch, n = pass->tokens;
+    const vp_attn_pool *pool = &pass->vit->pool;
+    const size_t workers = pass->team.workers, n = pass->tokens;
     size_t need = 0;
     if (c->attn_pool == VP_POOL_MAP) {
-        vp_scratch_max(&need, n);
-        vp_scratch_max(&need, vp_gemm_scratch(workers, batch * n, c->embed_dim, 0));
-        vp_scratch_max(&need,
-                       vp_gemm_scratch(workers, batch * c->num_heads, c->embed_dim, 0));
-        vp_scratch_max(&need, vp_gemm_scratch(workers, batch, c->mlp_hidden, 0));
+        vp_scratch_max(&need, n * sizeof(float));
+        vp_scratch_max(&need, vp_gemm_scratch(&pool->query, workers, n, false));
+        vp_scratch_max(&need, vp_gemm_scratch(&pool->kv.weight->packed[1], workers,
+                                              pass->batch * c->num_heads, false));
     } else if (c->attn_pool == VP_POOL_PRR) {
         const size_t d = c->embed_dim / c->num_heads;
         vp_scratch_max(&need, vp_attention_scratch(&pass->run, n, d, d));
@@ -44,7 +44,8 @@ vp_status vp_attn_pool_finish(vp_vit *vit, vp_error *err)
     double *sums = vp_alloc(width * sizeof(double));
     vp_status status = VP_OK;
     if (w == NULL || query == NULL || sums == NULL ||
-        vp_packed_init(&pool->query, c->num_heads, width) != 0) {
+        vp_packed_init(&pool->query, pool->kv.weight->packed[0].ukr, c->num_heads,
+                       width) != 0) {
         status = vp_fail_memory(err, "the folded latent query", bytes);
         goto done;
     }

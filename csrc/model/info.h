@@ -3,6 +3,7 @@
 #ifndef VP_MODEL_INFO_H
 #define VP_MODEL_INFO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,8 +11,9 @@
 
 typedef struct {
     vp_target target;         /* in use; VP_TARGET_COUNT: VITPOOL_TARGET is unusable */
-    const char *micro_kernel; /* static */
+    const char *micro_kernel; /* for float32 weights; static */
     size_t mr, nr;            /* its tile */
+    bool wish_met;            /* see vp_ukr_wish_met */
     const char *blis_version; /* static */
 } vp_info;
 

@@ -112,7 +112,7 @@ bool vp_block_has(const vp_config *config, vp_place place);
 void vp_attn_pool_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_image,
                           size_t n, float *out, size_t ldo);
 
-/* What each worker needs for it. */
+/* Scratch of what it does beside the products with its parameters. */
 size_t vp_attn_pool_scratch(const vp_pass *pass);
 
 /* forward_head of x[B][N] rows ldx apart, as `output` asks. (model/head.c) */

@@ -13,19 +13,14 @@ const char *const vp_profile_names[VP_PROFILE_COUNT] = {
 #undef VP_PROFILE_NAME
 };
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Images in a chunk: of `batch`, each of `tokens` tokens. */
 static size_t chunk_of(const vp_pass *pass, size_t batch, size_t tokens)
 {
     const vp_config *c = pass->config;
-    const size_t widest = max_size(vp_config_hidden(c), 3 * c->embed_dim);
+    const size_t widest = vp_max(vp_config_hidden(c), 3 * c->embed_dim);
     const size_t floats = tokens * (5 * c->embed_dim + widest);
     const size_t images =
-        pass->run.limits.chunk_bytes / sizeof(float) / max_size(floats, 1);
+        pass->run.limits.chunk_bytes / sizeof(float) / vp_max(floats, 1);
     return images < 1 ? 1 : images < batch ? images : batch;
 }
 
@@ -43,22 +38,39 @@ static size_t widest_hidden(const vp_config *c)
     return scaling ? c->embed_dim + c->mlp_hidden : vp_config_hidden(c);
 }
 
-/* Floats of scratch that each worker needs: the most that any op of the part does. */
+/* What the products with the model's parameters need, each by its own weight. */
+static size_t products_scratch(const vp_pass *pass, vp_pass_part part)
+{
+    const vp_vit *vit = pass->vit;
+    const size_t rows = pass->batch * vp_max(pass->tokens, 1);
+    size_t need = 0;
+    for (size_t i = 0; i < vit->num_params; i++) {
+        const vp_param *param = &vit->params[i];
+        const bool block = strncmp(param->name, "blocks.", 7) == 0;
+        if (!param->matrix || (part != VP_PASS_WHOLE && block)) {
+            continue;
+        }
+        const vp_weight *weight = *param->slot;
+        for (size_t p = 0; p < weight->parts; p++) {
+            const vp_packed *w = &weight->packed[p];
+            const bool gated = block && pass->config->mlp != VP_MLP_PLAIN &&
+                               w->k == pass->config->embed_dim;
+            vp_scratch_max(&need, vp_gemm_scratch(w, pass->team.workers, rows, gated));
+        }
+    }
+    return need;
+}
+
+/* Bytes of scratch that each worker needs: the most that any op of the part does. */
 static size_t worker_scratch(const vp_pass *pass, vp_pass_part part)
 {
     const vp_config *c = pass->config;
-    const size_t m = pass->batch * pass->tokens, workers = pass->team.workers;
-    const size_t rows = max_size(pass->batch, m), width = c->embed_dim;
     size_t need = vp_attn_pool_scratch(pass);
-    vp_scratch_max(&need, vp_gemm_scratch(workers, rows, width, 0));
+    vp_scratch_max(&need, products_scratch(pass, part));
     if (part == VP_PASS_WHOLE) {
-        const bool gated = c->mlp != VP_MLP_PLAIN;
-        vp_scratch_max(&need, vp_gemm_scratch(workers, m, patch_size(c), 0));
-        vp_scratch_max(&need, vp_gemm_scratch(workers, rows, width, gated));
-        vp_scratch_max(&need, vp_gemm_scratch(workers, rows, widest_hidden(c), 0));
         vp_scratch_max(&need, vp_attention_scratch(&pass->run, pass->tokens,
                                                    vp_config_head_dim(c),
-                                                   width / c->num_heads));
+                                                   c->embed_dim / c->num_heads));
     }
     return need;
 }
@@ -74,7 +86,7 @@ static void plan_blocks(vp_pass *pass, vp_arena *arena)
     const size_t m = pass->batch * pass->tokens;
     TAKE(x, m, pass->ldx);
     TAKE(qkv, m, pass->ldqkv);
-    TAKE(h, m, max_size(pass->ldh, vp_row_stride(patch_size(c))));
+    TAKE(h, m, vp_max(pass->ldh, vp_row_stride(patch_size(c))));
     if (c->block != VP_BLOCK_PLAIN) {
         TAKE(t, m, pass->ldx);
     }
@@ -105,12 +117,12 @@ static void plan(vp_pass *pass, vp_arena *arena, vp_pass_part part)
     const size_t m = pass->batch * pass->tokens;
     pass->ldx = vp_row_stride(c->embed_dim);
     pass->ldqkv = vp_row_stride(3 * c->embed_dim);
-    pass->ldh = vp_row_stride(max_size(widest_hidden(c), c->mlp_hidden));
+    pass->ldh = vp_row_stride(vp_max(widest_hidden(c), c->mlp_hidden));
     pass->lddiff = vp_row_stride(2 * c->embed_dim);
     pass->ldscores = vp_row_stride(c->num_heads);
     pass->run.per_worker = worker_scratch(pass, part);
     pass->run.scratch =
-        vp_arena_floats(arena, vp_size_mul(pass->team.workers, pass->run.per_worker));
+        vp_arena_take(arena, vp_size_mul(pass->team.workers, pass->run.per_worker));
     if (part == VP_PASS_WHOLE) {
         plan_blocks(pass, arena);
     }
@@ -127,7 +139,7 @@ vp_status vp_pass_open(vp_pass *pass, const vp_vit *vit, vp_workspaces *workspac
     pass->vit = vit;
     pass->config = &vit->config;
     pass->run.kernels = vp_kernels_get();
-    pass->run.ukr = vp_ukr_get();
+    pass->run.ukr = vp_ukr_for(VP_DTYPE_f32);
     pass->run.limits = vp_limits_get();
     pass->run.team = &pass->team;
     pass->batch = chunk_of(pass, batch, tokens);

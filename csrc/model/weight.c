@@ -32,7 +32,8 @@ vp_weight *vp_weight_create_matrix(size_t n, size_t k, size_t first)
     weight->parts = first > 0 && first < n ? 2 : 1;
     const size_t rows[2] = {weight->parts == 2 ? first : n, n - first};
     for (size_t p = 0; p < weight->parts; p++) {
-        if (vp_packed_init(&weight->packed[p], rows[p], k) != 0) {
+        if (vp_packed_init(&weight->packed[p], vp_ukr_for(VP_DTYPE_f32), rows[p], k) !=
+            0) {
             vp_weight_unref(weight);
             return NULL;
         }

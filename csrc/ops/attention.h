@@ -34,7 +34,7 @@ typedef struct {
     size_t out_row, out_image;
 } vp_attention;
 
-/* What each worker needs; run has its micro-kernel and its limits. */
+/* Bytes that each worker needs; run has its micro-kernel and its limits. */
 size_t vp_attention_scratch(const vp_run *run, size_t nk, size_t dk, size_t dv);
 
 void vp_attention_run(const vp_run *run, const vp_attention *attention);

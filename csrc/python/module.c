@@ -281,6 +281,10 @@ static int import_numpy(void)
     return 0;
 }
 
+/* " 'baseline' 'avx2' ..." */
+#define TARGET_NAME(name, arch, vectors, features) " '" #name "'"
+#define TARGET_NAMES VP_TARGETS(TARGET_NAME)
+
 static int module_exec(PyObject *module)
 {
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
@@ -293,11 +297,17 @@ static int module_exec(PyObject *module)
         return -1;
     }
     if (vp_info_get().target == VP_TARGET_COUNT) {
-        PyErr_Format(
+        PyErr_Format(PyExc_ImportError,
+                     "VITPOOL_TARGET must be one of" TARGET_NAMES
+                     " and supported by this machine, whose best is '%s'",
+                     vp_target_name(vp_target_best()));
+        return -1;
+    }
+    if (!vp_info_get().wish_met) {
+        PyErr_SetString(
             PyExc_ImportError,
-            "VITPOOL_TARGET must be 'baseline', 'avx2' or 'avx512' and supported "
-            "by this machine, whose best is '%s'",
-            vp_target_name(vp_target_best()));
+            "VITPOOL_UKR must be a part of the name of a micro-kernel that "
+            "runs here, as 'blis' or 'avx512' is; unset, the best is taken");
         return -1;
     }
     PyObject *type = PyType_FromModuleAndSpec(module, &vp_model_spec, NULL);

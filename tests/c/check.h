@@ -27,25 +27,54 @@ static int check_failures;
         }                                                                         \
     } while (0)
 
-/* The program's exit status; what the core has allocated must be freed. */
+/* -- numbers -- */
+
+/* VITPOOL_TEST_SEED, else 1: every number of check_random follows from it. */
+static uint64_t check_first_seed = 1, check_state = 1;
+
+__attribute__((constructor)) static void check_start(void)
+{
+    const char *seed = getenv("VITPOOL_TEST_SEED");
+    if (seed != NULL) {
+        check_first_seed = check_state = strtoull(seed, NULL, 10);
+    }
+}
+
+/* From here on the numbers follow from `seed` (and the first one). */
+static inline void check_reseed(uint64_t seed)
+{
+    check_state = check_first_seed * 0x9e3779b97f4a7c15u + seed;
+}
+
+/* The program's exit status; what the core has allocated must be freed. Where it failed,
+ * it prints the line that runs it again. */
 static inline int check_done(void)
 {
     CHECK(vp_memory_live() == 0, "%ld allocations are lost", vp_memory_live());
     if (check_failures > 0) {
-        (void)fprintf(stderr, "%d checks failed\n", check_failures);
+        (void)fprintf(stderr, "%d checks failed; again: VITPOOL_TEST_SEED=%llu",
+                      check_failures, (unsigned long long)check_first_seed);
+        static const char *const names[] = {"VITPOOL_TARGET", "VITPOOL_UKR"};
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            if (getenv(names[i]) != NULL) {
+                (void)fprintf(stderr, " %s=%s", names[i], getenv(names[i]));
+            }
+        }
+#if defined(__GLIBC__)
+        extern char *program_invocation_name;
+        (void)fprintf(stderr, " %s\n", program_invocation_name);
+#else
+        (void)fprintf(stderr, " and the program\n");
+#endif
     }
     return check_failures > 0;
 }
 
-/* -- numbers -- */
-
-static uint64_t check_seed = 1;
-
 /* Uniform in [-1, 1). */
 static inline float check_random(void)
 {
-    check_seed = check_seed * 6364136223846793005u + 1442695040888963407u;
-    return (float)((double)(check_seed >> 40) * 0x1p-23 - 1.0);
+    check_state = check_state * 6364136223846793005u + 1442695040888963407u;
+    return (float)((double)(check_state >> 40) * 0x1p-23 - 1.0);
 }
 
 static inline void check_fill(float *x, size_t n, float scale)
@@ -62,6 +91,26 @@ static inline bool check_close(double a, double b, double tolerance)
         return isnan(a) && isnan(b);
     }
     return a == b || fabs(a - b) <= tolerance * (1.0 + fabs(b));
+}
+
+/* The distance between float32 numbers of x's size. */
+static inline double check_ulp_of(double x)
+{
+    const int exponent = x == 0.0 ? -126 : ilogb(x);
+    return ldexp(1.0, (exponent < -126 ? -126 : exponent) - 23);
+}
+
+/* How far `got` is from `want`, in ulp of the larger of |want| and `size`, the size of the
+ * terms that it is a sum of. NaN equals NaN, infinity itself. */
+static inline double check_ulps(double got, double want, double size)
+{
+    if (got == want || (isnan(got) && isnan(want))) {
+        return 0.0;
+    }
+    if (!isfinite(got) || !isfinite(want)) {
+        return INFINITY;
+    }
+    return fabs(got - want) / check_ulp_of(fmax(fabs(want), size));
 }
 
 /* -- memory that no one may touch outside -- */

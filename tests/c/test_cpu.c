@@ -1,4 +1,4 @@
-/* Targets: names, and what is left when the kernel refuses AMX's tiles.
+/* Targets: names, what each needs, and what is left when the kernel refuses AMX's tiles.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
 
@@ -12,18 +12,27 @@ int main(void)
               "target %d has another's name", t);
     }
     CHECK(vp_target_from_name("amx2") == VP_TARGET_COUNT, "a name too many");
-    CHECK(vp_target_supported(VP_TARGET_BASELINE), "no baseline");
+    CHECK(vp_target_supported(VP_TARGET_baseline), "no baseline");
 #if defined(__linux__)
     /* A thread whose signal stack has no room for the tiles: the kernel allows none. */
     static char small[2048];
     stack_t stack = {.ss_sp = small, .ss_size = sizeof small}, old;
     if (sigaltstack(&stack, &old) == 0) {
         const vp_target best = vp_target_best();
-        CHECK(best < VP_TARGET_AMX, "tiles on a signal stack of 2 KiB");
-        CHECK(vp_target_supported(best), "the best target is not supported");
+        CHECK(best < VP_TARGET_amx, "tiles on a signal stack of 2 KiB");
+        CHECK(!vp_target_enable(VP_TARGET_amx), "tiles are enabled all the same");
+        CHECK(vp_target_enable(best), "the best target cannot be enabled");
         (void)sigaltstack(&old, NULL);
     }
 #endif
-    CHECK(vp_target_supported(vp_target_best()), "the best target is not supported");
+    CHECK(vp_target_enable(vp_target_best()), "the best target cannot be enabled");
+    /* A target supports what its vectors need; tables belong to targets that run here. */
+#define VECTORS(name, arch, vectors, features)                                   \
+    CHECK(VP_TARGET_##vectors <= VP_TARGET_##name, #name " before its vectors"); \
+    CHECK(!vp_target_supported(VP_TARGET_##name) ||                              \
+              vp_target_supported(VP_TARGET_##vectors),                          \
+          #name " without its vectors");
+    VP_TARGETS(VECTORS)
+#undef VECTORS
     return check_done();
 }

@@ -1,14 +1,16 @@
-/* vp_gemm_run and packing, for the micro-kernel that the environment chose
- * (VITPOOL_TARGET, VITPOOL_UKR): right, the same bits for every batch and thread count.
+/* vp_gemm_run and packing, for every micro-kernel of VP_UKRS that this machine has: right,
+ * the same bits for every batch, thread count and part of the output.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "check.h"
 #include "gemm/gemm.h"
 
+static const vp_ukr *ukr; /* under test */
+
 static double act_of(double x, vp_act act)
 {
     float in = (float)x, out;
-    vp_kernels_reference.activate(&out, &in, 1, act);
+    vp_kernels_reference.finish(&in, 1, 1, 1, &(vp_finish){.act = act, .out = &out});
     return out;
 }
 
@@ -25,7 +27,7 @@ typedef struct {
 
 static void make(operands *o, const shape *s)
 {
-    check_seed = s->n * 1000 + s->k; /* the same rows whatever m is */
+    check_reseed(s->n * 1000 + s->k); /* the same rows whatever m is */
     o->w = vp_alloc(s->n * s->k * sizeof(float));
     o->gate = vp_alloc(s->n * s->k * sizeof(float));
     o->bias = vp_alloc(s->n * sizeof(float));
@@ -40,8 +42,8 @@ static void make(operands *o, const shape *s)
     for (size_t i = 0; i < s->m * s->n; i++) {
         o->out[i] = (float)(i % 17);
     }
-    CHECK(vp_packed_init(&o->packed, s->n, s->k) == 0, "no memory");
-    CHECK(vp_packed_init(&o->packed_gate, s->n, s->k) == 0, "no memory");
+    CHECK(vp_packed_init(&o->packed, ukr, s->n, s->k) == 0, "no memory");
+    CHECK(vp_packed_init(&o->packed_gate, ukr, s->n, s->k) == 0, "no memory");
     vp_pack(&o->packed, o->w);
     vp_pack(&o->packed_gate, o->gate);
 }
@@ -62,10 +64,10 @@ static void run(const operands *o, const shape *s)
 {
     vp_team team;
     const size_t workers = vp_team_open(&team);
-    vp_run with = {.team = &team, .kernels = vp_kernels_get(), .ukr = vp_ukr_get()};
+    vp_run with = {.team = &team, .kernels = vp_kernels_for(ukr->target)};
     const bool gated = (s->parts & 2) != 0;
-    vp_scratch_max(&with.per_worker, vp_gemm_scratch(workers, s->m, s->k, gated));
-    with.scratch = vp_alloc(workers * with.per_worker * sizeof(float));
+    vp_scratch_max(&with.per_worker, vp_gemm_scratch(&o->packed, workers, s->m, gated));
+    with.scratch = vp_alloc(workers * with.per_worker);
     vp_gemm gemm = {.m = s->m, .a = o->a, .lda = s->lda, .w = &o->packed};
     gemm.gate = gated ? &o->packed_gate : NULL;
     gemm.finish = (vp_finish){.out = o->out, .out_stride = s->n};
@@ -109,8 +111,9 @@ static void check_right(const shape *s)
             v += s->parts & 8 ? (double)((i * s->n + j) % 17) : 0.0;
             const double size = sqrt((double)s->k);
             CHECK(fabs(o.out[i * s->n + j] - v) <= 2e-6 * (size * size + 20.0),
-                  "m %zu n %zu k %zu parts %u at (%zu, %zu): %.9g, not %.9g", s->m,
-                  s->n, s->k, s->parts, i, j, (double)o.out[i * s->n + j], v);
+                  "%s m %zu n %zu k %zu parts %u at (%zu, %zu): %.9g, not %.9g",
+                  ukr->name, s->m, s->n, s->k, s->parts, i, j,
+                  (double)o.out[i * s->n + j], v);
         }
     }
     drop(&o);
@@ -132,7 +135,7 @@ static void check_identity(size_t n)
     vp_pack(&o.packed, o.w);
     run(&o, &s);
     CHECK(memcmp(o.out, o.a, s.m * n * sizeof(float)) == 0,
-          "the identity of %zu changes numbers", n);
+          "%s: the identity of %zu changes numbers", ukr->name, n);
     drop(&o);
 }
 
@@ -149,8 +152,8 @@ static void check_precision(size_t k)
         error += (o.out[i] - v) * (o.out[i] - v);
         size += v * v;
     }
-    CHECK(sqrt(error / size) < 5e-7, "k %zu: the error is %.2g of the size", k,
-          sqrt(error / size));
+    CHECK(sqrt(error / size) < 5e-7, "%s k %zu: the error is %.2g of the size",
+          ukr->name, k, sqrt(error / size));
     drop(&o);
 }
 
@@ -172,12 +175,45 @@ static void check_bits(size_t n, size_t k, unsigned parts)
             make(&some, &s);
             run(&some, &s);
             CHECK(memcmp(some.out, all.out, s.m * n * sizeof(float)) == 0,
-                  "other bits: m %zu n %zu k %zu parts %u, %zu threads", s.m, n, k,
-                  parts, threads);
+                  "%s: other bits: m %zu n %zu k %zu parts %u, %zu threads", ukr->name,
+                  s.m, n, k, parts, threads);
             drop(&some);
         }
     }
     drop(&all);
+}
+
+/* A part of the rows and columns, multiplied alone, has the bits that it has in the whole. */
+static void check_portions(size_t m, size_t n, size_t k)
+{
+    operands whole;
+    const shape all = {m, n, k, k + 5, 0};
+    make(&whole, &all);
+    run(&whole, &all);
+    for (int i = 0; i < 40; i++) {
+        const size_t row = (size_t)((check_random() + 1.0f) / 2 * (float)m);
+        const size_t col = (size_t)((check_random() + 1.0f) / 2 * (float)n);
+        const size_t rows =
+            1 + (size_t)((check_random() + 1.0f) / 2 * (float)(m - row - 1));
+        const size_t cols =
+            1 + (size_t)((check_random() + 1.0f) / 2 * (float)(n - col - 1));
+        const shape s = {rows, cols, k, k + 5, 0};
+        operands part = {.a = whole.a + row * all.lda, .w = whole.w + col * k};
+        part.out = vp_alloc(rows * cols * sizeof(float));
+        CHECK(vp_packed_init(&part.packed, ukr, cols, k) == 0, "no memory");
+        vp_pack(&part.packed, part.w);
+        run(&part, &s);
+        for (size_t r = 0; r < rows; r++) {
+            CHECK(memcmp(part.out + r * cols, whole.out + (row + r) * n + col,
+                         cols * sizeof(float)) == 0,
+                  "%s: row %zu of (%zu + %zu) x (%zu + %zu) has other bits than in %zu "
+                  "x %zu",
+                  ukr->name, r, row, rows, col, cols, m, n);
+        }
+        vp_packed_free(&part.packed);
+        vp_free(part.out);
+    }
+    drop(&whole);
 }
 
 static void check_unpack(size_t n, size_t k)
@@ -189,21 +225,20 @@ static void check_unpack(size_t n, size_t k)
     for (size_t i = 0; i < n * k * sizeof(float); i++) {
         bytes[i] = (unsigned char)(i * 2654435761u >> 13); /* NaNs and all */
     }
-    CHECK(vp_packed_init(&packed, n, k) == 0, "no memory");
+    CHECK(vp_packed_init(&packed, ukr, n, k) == 0, "no memory");
     vp_pack(&packed, source.data);
     vp_unpack(&packed, target.data);
     CHECK(memcmp(source.data, target.data, n * k * sizeof(float)) == 0,
-          "pack and unpack of %zu x %zu change bits", n, k);
+          "%s: pack and unpack of %zu x %zu change bits", ukr->name, n, k);
     vp_packed_free(&packed);
     check_memory_free(&source, "vp_pack");
     check_memory_free(&target, "vp_unpack");
 }
 
-int main(void)
+static void check_ukr(void)
 {
     static const size_t ns[] = {1, 7, 16, 31, 32, 33, 65};
     static const size_t ks[] = {1, 2, 5, 17, 64, 100, 1024, 1025, 2100};
-    (void)printf("%s\n", vp_ukr_get()->name);
     for (size_t i = 0; i < sizeof ns / sizeof *ns; i++) {
         for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
             check_unpack(ns[i], ks[j]);
@@ -227,5 +262,18 @@ int main(void)
     check_bits(100, 64, 0);
     check_bits(70, 33, 31);
     check_bits(33, 1100, 13);
+    check_portions(70, 110, 64);
+    check_portions(33, 70, 1100);
+}
+
+int main(void)
+{
+    for (size_t i = 0; i < VP_UKR_COUNT; i++) {
+        ukr = vp_ukr_at(i);
+        if (vp_target_enable(ukr->target)) {
+            (void)printf("%s\n", ukr->name);
+            check_ukr();
+        }
+    }
     return check_done();
 }

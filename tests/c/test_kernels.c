@@ -1,5 +1,6 @@
-/* Each kernel of VP_KERNELS on every target of this machine against its plain C twin:
- * all tails, both ends of memory guarded, in place, NaN and infinity.
+/* Each kernel of VP_KERNELS on every target of this machine against its plain C twin, to the
+ * bit where the list says exact, in ulp elsewhere: all tails, both ends of memory guarded, in
+ * place, NaN and infinity.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 #include "kernels/kernels.h"
@@ -17,14 +18,37 @@ static float *room(check_memory *memory, size_t floats)
     return memory->data;
 }
 
-static void compare(const char *what, const float *got, const float *want, size_t n,
-                    double tolerance)
+static const char *kernel; /* under test */
+static bool exact;         /* as VP_KERNELS says */
+static double worst;       /* in ulp */
+
+/* `ulps` at most, of the element's own size or of `size`, whichever is larger. */
+static void compare(const float *got, const float *want, size_t n, double ulps,
+                    double size)
 {
     for (size_t i = 0; i < n; i++) {
-        CHECK(check_close(got[i], want[i], tolerance),
-              "%s %s[%zu of %zu]: %.9g, not %.9g", target, what, i, n, (double)got[i],
-              (double)want[i]);
+        const double error = check_ulps(got[i], want[i], size);
+        worst = fmax(worst, error);
+        if (exact) {
+            CHECK(memcmp(&got[i], &want[i], sizeof *got) == 0 ||
+                      (isnan(got[i]) && isnan(want[i])),
+                  "%s %s[%zu of %zu]: %a, not exactly %a", target, kernel, i, n,
+                  (double)got[i], (double)want[i]);
+        } else {
+            CHECK(error <= ulps, "%s %s[%zu of %zu]: %.9g, not %.9g: %.2f ulp, not %g",
+                  target, kernel, i, n, (double)got[i], (double)want[i], error, ulps);
+        }
     }
+}
+
+/* The largest finite |x|: the size of a row's sums. */
+static double largest(const float *x, size_t n)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        most = isfinite(x[i]) ? fmax(most, fabs((double)x[i])) : most;
+    }
+    return most;
 }
 
 /* Puts one odd number among n random ones: case 0 is none. */
@@ -56,7 +80,7 @@ static void test_norms(bool layer)
                 plain->rms_norm(want, x, weight, n, 1e-6f);
                 fast->rms_norm(x, x, weight, n, 1e-6f);
             }
-            compare(layer ? "layer_norm" : "rms_norm", x, want, n, 1e-5);
+            compare(x, want, n, 12, layer ? largest(want, n) : 0);
             check_memory_free(&mx, "x of a norm");
             check_memory_free(&mw, "w of a norm");
             check_memory_free(&mb, "b of a norm");
@@ -74,31 +98,6 @@ static void test_rms_norm(void)
     test_norms(false);
 }
 
-static void test_activate(void)
-{
-    for (int act = VP_ACT_NONE; act <= VP_ACT_RELU; act++) {
-        for (size_t n = 1; n <= MOST; n++) {
-            for (size_t c = 0; c < ODD; c++) {
-                check_memory mx;
-                float *x = room(&mx, n), want[MOST];
-                fill_odd(x, n, c);
-                plain->activate(want, x, n, (vp_act)act);
-                fast->activate(x, x, n, (vp_act)act);
-                compare("activate", x, want, n, 1e-6);
-                check_memory_free(&mx, "activate");
-            }
-        }
-        /* a fine sweep, where the approximations change pieces */
-        for (double at = -20.0; at < 20.0; at += 1e-3) {
-            float x = (float)at, want;
-            plain->activate(&want, &x, 1, (vp_act)act);
-            fast->activate(&x, &x, 1, (vp_act)act);
-            CHECK(check_close(x, want, 4e-7), "%s act %d(%g): %.9g, not %.9g", target,
-                  act, at, (double)x, (double)want);
-        }
-    }
-}
-
 static void test_softmax(void)
 {
     for (size_t n = 1; n <= MOST; n++) {
@@ -112,7 +111,7 @@ static void test_softmax(void)
             memcpy(want, x, n * sizeof *x);
             plain->softmax(want, n, 0.7f);
             fast->softmax(x, n, 0.7f);
-            compare("softmax", x, want, n, 1e-6);
+            compare(x, want, n, 8, 0);
             check_memory_free(&mx, "softmax");
         }
     }
@@ -134,53 +133,47 @@ static void test_softmax_block(void)
                 plain->softmax_block(want, n, 1.3f, &max[0], &sum[0], &shrink[0]);
                 fast->softmax_block(x, n, 1.3f, &max[1], &sum[1], &shrink[1]);
                 if (!isnan(sum[0])) { /* else the sum makes everything NaN at last */
-                    compare("softmax_block", x, want, n, 1e-6);
-                    CHECK(check_close(max[1], max[0], 1e-6), "%s max", target);
-                    CHECK(check_close(shrink[1], shrink[0], 1e-6), "%s shrink", target);
+                    compare(x, want, n, 8, 0);
+                    compare(&max[1], &max[0], 1, 1, 0);
+                    compare(&shrink[1], &shrink[0], 1, 8, 0);
                 }
-                CHECK(check_close(sum[1], sum[0], 1e-5), "%s sum %g, not %g", target,
-                      (double)sum[1], (double)sum[0]);
+                compare(&sum[1], &sum[0], 1, 8, 0);
                 check_memory_free(&mx, "softmax_block");
             }
         }
     }
 }
 
-/* The four that read x and change y. */
-typedef enum { ADD, MAXIMUM, AXPBY, DOT } pair_kernel;
+/* The three that read x and change y. */
+typedef enum { ADD, MAXIMUM, AXPBY } pair_kernel;
 
-static void test_pair(pair_kernel kernel)
+static void test_pair(pair_kernel which)
 {
     for (size_t n = 1; n <= MOST; n++) {
         for (size_t c = 0; c < 2 * ODD; c++) {
             check_memory mx, my;
-            float *x = room(&mx, n), *y = room(&my, n), want[MOST], got = 0, sum = 0;
+            float *x = room(&mx, n), *y = room(&my, n), want[MOST];
             fill_odd(x, n, c < ODD ? c : 0);
             fill_odd(y, n, c < ODD ? 0 : c - ODD);
             memcpy(want, y, n * sizeof *y);
-            switch (kernel) {
+            switch (which) {
             case ADD:
                 plain->add(want, x, n);
                 fast->add(y, x, n);
-                compare("add", y, want, n, 0.0);
+                compare(y, want, n, 0, 0);
                 break;
             case MAXIMUM:
                 plain->maximum(want, x, n);
                 fast->maximum(y, x, n);
-                compare("maximum", y, want, n, 0.0);
+                compare(y, want, n, 0, 0);
                 break;
             case AXPBY: {
                 const float b = c % 3 == 0 ? 0.0f : 0.37f; /* 0: y is not read */
                 plain->axpby(want, -1.7f, x, b, n);
                 fast->axpby(y, -1.7f, x, b, n);
-                compare("axpby", y, want, n, 1e-6);
+                compare(y, want, n, 1, 4);
                 break;
             }
-            case DOT:
-                plain->dot(&sum, x, y, n);
-                fast->dot(&got, x, y, n);
-                compare("dot", &got, &sum, 1, 2e-5);
-                break;
             }
             check_memory_free(&mx, "x of a pair");
             check_memory_free(&my, "y of a pair");
@@ -203,11 +196,6 @@ static void test_axpby(void)
     test_pair(AXPBY);
 }
 
-static void test_dot(void)
-{
-    test_pair(DOT);
-}
-
 static void test_transpose(void)
 {
     for (size_t rows = 1; rows <= 40; rows++) {
@@ -224,8 +212,7 @@ static void test_transpose(void)
                 memcpy(want, y, ((cols - 1) * ldy + rows) * sizeof *y);
                 plain->transpose(want, ldy, x, ldx, rows, cols);
                 fast->transpose(y, ldy, x, ldx, rows, cols);
-                CHECK(memcmp(y, want, ((cols - 1) * ldy + rows) * sizeof *y) == 0,
-                      "%s transpose %zu x %zu, gap %zu", target, rows, cols, gap);
+                compare(y, want, (cols - 1) * ldy + rows, 0, 0);
                 check_memory_free(&mx, "x of transpose");
                 check_memory_free(&my, "y of transpose");
             }
@@ -233,8 +220,42 @@ static void test_transpose(void)
     }
 }
 
+/* The activations alone: odd numbers, and a sweep over where approximations change pieces. */
+static void test_activations(void)
+{
+    /* Below -5.65 GELU is nothing, and its tanh form in other places: their errors are in ulp
+     * of their larger values. Quick GELU's tail is an exponential of a rounded argument. */
+    static const double ulps[] = {0, 8, 8, 64, 4, 0},
+                        sizes[] = {0, 0.125, 0.125, 0, 0, 0};
+    for (int act = VP_ACT_NONE; act <= VP_ACT_RELU; act++) {
+        vp_finish how = {.act = (vp_act)act};
+        for (size_t n = 1; n <= MOST; n++) {
+            for (size_t c = 0; c < ODD; c++) {
+                check_memory mx;
+                float *x = room(&mx, n), want[MOST];
+                fill_odd(x, n, c);
+                how.out = want;
+                plain->finish(x, n, 1, n, &how);
+                how.out = x; /* in place */
+                fast->finish(x, n, 1, n, &how);
+                compare(x, want, n, ulps[act], sizes[act]);
+                check_memory_free(&mx, "an activation");
+            }
+        }
+        for (double at = -20.0; at < 20.0; at += 1e-3) {
+            float x = (float)at, want;
+            how.out = &want;
+            plain->finish(&x, 1, 1, 1, &how);
+            how.out = &x;
+            fast->finish(&x, 1, 1, 1, &how);
+            compare(&x, &want, 1, ulps[act], sizes[act]);
+        }
+    }
+}
+
 static void test_finish(void)
 {
+    test_activations();
     enum { ROWS = 5, GAP = 3, SIZE = ROWS * (70 + GAP) };
     for (size_t cols = 1; cols <= MOST; cols += cols < 34 ? 1 : 9) {
         for (unsigned parts = 0; parts < 64; parts++) {
@@ -267,7 +288,7 @@ static void test_finish(void)
             }
             fast->finish(product, stride, ROWS, cols, &how);
             for (size_t r = 0; r < ROWS; r++) {
-                compare("finish", how.out + r * stride, want + r * stride, cols, 2e-6);
+                compare(how.out + r * stride, want + r * stride, cols, 4, 4);
             }
             check_memory_free(&mp, "product");
             check_memory_free(&mg, "gate");
@@ -292,8 +313,7 @@ static void test_normalize_u8(void)
             }
             plain->normalize_u8(want, pixels, n, channels, mean, std);
             fast->normalize_u8(out, pixels, n, channels, mean, std);
-            CHECK(memcmp(out, want, n * channels * sizeof *out) == 0,
-                  "%s normalize_u8 of %zu x %zu: other bits", target, n, channels);
+            compare(out, want, n * channels, 0, 0);
             check_memory_free(&mp, "pixels");
             check_memory_free(&mo, "out of normalize_u8");
         }
@@ -303,9 +323,10 @@ static void test_normalize_u8(void)
 /* A kernel without a test does not compile. */
 static const struct {
     const char *name;
+    bool exact;
     void (*test)(void);
 } tests[] = {
-#define TEST(name, parameters) {#name, test_##name},
+#define TEST(name, exact, parameters) {#name, exact, test_##name},
     VP_KERNELS(TEST)
 #undef TEST
 };
@@ -321,11 +342,11 @@ int main(void)
         for (int side = 0; side < 2; side++) {
             at_end = side == 1;
             for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
-                const int before = check_failures;
+                kernel = tests[i].name;
+                exact = tests[i].exact;
+                worst = 0.0;
                 tests[i].test();
-                if (check_failures > before) {
-                    (void)fprintf(stderr, "%s: %s failed\n", target, tests[i].name);
-                }
+                (void)printf("%s %s: %.2f ulp\n", target, kernel, worst);
             }
         }
     }

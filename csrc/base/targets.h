@@ -1,0 +1,34 @@
+/* The targets: the sets of CPU features that code is compiled for. This is their only list;
+ * base/cpu.c, kernels/, ukernels/, setup.py, tools/run_ctests.sh and the tests read it.
+ *
+ *     X(name, architecture, vectors, features), from the least to the best
+ *
+ * name          what VITPOOL_TARGET calls it; a source named *__<name>.c is compiled for it
+ * architecture  x86, or any
+ * vectors       whose table of element-wise kernels it uses: its own, or an earlier target's,
+ *               whose features it then needs too
+ * features      what the CPU must have, by the compiler's names: NEEDS(avx512_bf16) is
+ *               -mavx512-bf16. The reader defines NEEDS.
+ *
+ * A target that brings micro-kernels alone names another's vectors, and nothing but those
+ * micro-kernels is compiled for it. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_BASE_TARGETS_H
+#define VP_BASE_TARGETS_H
+
+#define VP_TARGETS(X)                                                       \
+    X(baseline, any, baseline, ) /* the ABI's floor: SSE2 on x86 */         \
+    X(avx2, x86, avx2, NEEDS(avx2) NEEDS(fma))                              \
+    X(avx512, x86, avx512,                                                  \
+      NEEDS(avx2) NEEDS(fma) NEEDS(avx512f) NEEDS(avx512bw) NEEDS(avx512dq) \
+          NEEDS(avx512vl))                                                  \
+    X(amx, x86, avx512, NEEDS(amx_tile) NEEDS(amx_bf16))
+
+/* VP_ON_x86(...) is its arguments when x86 is what we compile for, else nothing. */
+#define VP_ON_any(...) __VA_ARGS__
+#if defined(VP_X86)
+#define VP_ON_x86(...) __VA_ARGS__
+#else
+#define VP_ON_x86(...)
+#endif
+
+#endif

@@ -1,0 +1,132 @@
+/* The micro-kernels: one list, which the choice, the tests and the benchmarks read.
+ *
+ * A micro-kernel multiplies a strip of float32 activations a[rows][k] by one panel of packed
+ * weights b[k][nr]. What happens to the two before is its own affair: BLIS's kernels want the
+ * strip packed as [k][mr], zero rows added; ours for AVX-512 takes it where it lies; ours for
+ * AMX wants strip and panel split into parts. SPDX-License-Identifier: Apache-2.0 */
+#ifndef VP_UKERNELS_UKR_H
+#define VP_UKERNELS_UKR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/cpu.h"
+#include "base/dtype.h"
+#include "base/memory.h"
+#include "base/sizes.h"
+
+/* X(name, architecture). The last that may run wins, so: from the least to the best.
+ *
+ * A name says what the kernel is, vp_gemm_<act><weight>_<MR>x<NR>x<KR>__<target>, and is that
+ * of its source; <act> is what activations become, <MR>x<NR> the tile, <KR> the multiple of k
+ * that it takes. BLIS's choose their tile at run time, so theirs is "blis". */
+#define VP_UKRS(X)                         \
+    X(vp_gemm_f32f32_blis__baseline, any)  \
+    X(vp_gemm_f32f32_blis__avx2, x86)      \
+    X(vp_gemm_f32f32_14x32x1__avx512, x86) \
+    X(vp_gemm_f32f32_32x32x32__amx, x86)
+
+/* The panel that a micro-kernel will most likely need next, and what it does about it
+ * between its multiply-adds: fetching it from memory and, where it splits panels, that. */
+typedef struct {
+    const void *panel; /* [k][nr] */
+    size_t k;
+    size_t step; /* bytes of it to deal with for each k; 0: nothing */
+    void *ready; /* where its parts go */
+    size_t done; /* how far it is; counted by the micro-kernel */
+} vp_ahead;
+
+typedef struct vp_ukr vp_ukr;
+struct vp_ukr {
+    const char *name; /* as in VP_UKRS */
+    vp_target target;
+    vp_dtype act, weight;
+    size_t mr, nr; /* largest tile: rows of activations, columns of weights */
+    size_t kr;     /* k is cut at multiples of it, and filled up with zeros to one */
+    size_t kc; /* inputs in a block, at most: strips and a panel so deep fit into L2 */
+    size_t sum_piece; /* see vp_ukr_run */
+    /* Makes what run takes as a of a[rows][k], rows lda apart. NULL: run takes the rows where
+     * they lie. Either way strip_bytes lead from one k to the next. */
+    void (*pack_strip)(const vp_ukr *ukr, void *strip, const float *a, size_t lda,
+                       size_t rows, size_t k);
+    size_t strip_bytes;
+    /* In a team of up to so many workers each packs what it multiplies for itself, into its
+     * own L2; a larger one packs every strip once. */
+    size_t packs_apart;
+    /* Makes what run takes as b of a packed panel[k][nr], or what run has left to do of it.
+     * NULL: run takes the panel itself. Either way panel_bytes lead from one k to the next. */
+    void (*split_panel)(vp_ahead *panel);
+    size_t panel_bytes;
+    /* c[rows][nr], rows ldc floats apart, (+)= a b. a and b are what the two above make; rows
+     * of an a that lies where it was are lda floats apart. c is 64-byte aligned, ldc a
+     * multiple of 16, and all mr rows of it are writable where there is a pack_strip. Each
+     * element's sum runs over k in order, whatever rows is. On the side it deals with the
+     * panel ahead. */
+    void (*run)(const vp_ukr *ukr, size_t rows, size_t k, const void *a, size_t lda,
+                const void *b, float *c, size_t ldc, bool accumulate, vp_ahead *ahead);
+    /* A worker calls these before its first and after its last run; may be NULL. */
+    void (*enter)(void);
+    void (*leave)(void);
+};
+
+/* Bytes that a micro-kernel may load, and does not use, past a strip or a panel. */
+#define VP_UKR_SLACK (8 * VP_ALIGN)
+
+/* The list: micro-kernel i, i < VP_UKR_COUNT. Never NULL; whether it may run is its target's
+ * matter (vp_target_enable). */
+enum {
+#define VP_UKR_ENUM(name, arch) VP_ON_##arch(VP_UKR_INDEX_##name, )
+    VP_UKRS(VP_UKR_ENUM)
+#undef VP_UKR_ENUM
+        VP_UKR_COUNT,
+};
+const vp_ukr *vp_ukr_at(size_t i);
+
+/* The best micro-kernel for weights of that type on the target in use; never NULL. Where
+ * VITPOOL_UKR is set, the best whose name contains it, if there is one. */
+const vp_ukr *vp_ukr_for(vp_dtype weight);
+
+/* False if VITPOOL_UKR is set and no micro-kernel that may run has it in its name. */
+bool vp_ukr_wish_met(void);
+
+/* "0.9.0" (ukernels/blis.c) */
+const char *vp_blis_version(void);
+
+static inline void vp_ukr_enter(const vp_ukr *ukr)
+{
+    if (ukr->enter != NULL) {
+        ukr->enter();
+    }
+}
+
+static inline void vp_ukr_leave(const vp_ukr *ukr)
+{
+    if (ukr->leave != NULL) {
+        ukr->leave();
+    }
+}
+
+/* run over all of k in pieces of at most `piece`, each summed on its own and then added:
+ * rounding errors grow with the length of a chain, not with k. ukr->sum_piece costs next to
+ * nothing; where a product is small and its result final (the head), shorter is better. */
+#define VP_SUM_PIECE_FINAL ((size_t)64)
+static inline void vp_ukr_run(const vp_ukr *ukr, size_t piece, size_t rows, size_t k,
+                              const void *a, size_t lda, const void *b, float *c,
+                              size_t ldc, bool accumulate, vp_ahead *ahead)
+{
+    const size_t pieces = vp_ceil_div(k, piece), steps = vp_ceil_div(k, ukr->kr);
+    for (size_t i = 0, k0 = 0; i < pieces; i++) {
+        const size_t length = (steps / pieces + (i < steps % pieces)) * ukr->kr;
+        const size_t n = vp_min(k - k0, length);
+        ukr->run(ukr, rows, n, (const char *)a + k0 * ukr->strip_bytes, lda,
+                 (const char *)b + k0 * ukr->panel_bytes, c, ldc, accumulate || i > 0,
+                 ahead);
+        k0 += n;
+    }
+}
+
+#define VP_UKR_DECLARE(name, arch) VP_ON_##arch(const vp_ukr *name(void);)
+VP_UKRS(VP_UKR_DECLARE)
+#undef VP_UKR_DECLARE
+
+#endif

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lists of targets and of micro-kernels, and what is named after their lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitpool
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+
+
+def listed(header: str, line: str) -> list[tuple[str, ...]]:
+    """The lines of an X-macro of csrc/, by a pattern of their parentheses."""
+    text = re.sub(r"[\\\s]+", " ", (CSRC / header).read_text())
+    return [m if isinstance(m, tuple) else (m,) for m in re.findall(line, text)]
+
+
+TARGETS = {
+    name: (arch, vectors)
+    for name, arch, vectors in listed(
+        "base/targets.h", r"\bX\((\w+), (x86|any), (\w+), (?:NEEDS|\))"
+    )
+}
+UKRS = dict(listed("ukernels/ukr.h", r"\bX\((vp_gemm_\w+), (x86|any)\)"))
+DTYPES = [name for (name,) in listed("base/dtype.h", r"\bX\((\w+), sizeof")]
+
+
+def test_lists_are_read() -> None:
+    assert next(iter(TARGETS)) == "baseline"
+    assert TARGETS["baseline"] == ("any", "baseline")
+    assert len(UKRS) >= 4
+    assert "f32" in DTYPES
+    assert all(vectors in TARGETS for _, vectors in TARGETS.values())
+
+
+def test_supported_targets_are_listed_ones_in_order() -> None:
+    known = vitpool.show_config()["targets"]
+    assert known == [name for name in TARGETS if name in known]
+
+
+@pytest.mark.parametrize("name", UKRS)
+def test_a_micro_kernel_is_named_by_the_grammar(name: str) -> None:
+    dtype = "|".join(DTYPES)
+    grammar = rf"vp_gemm_({dtype})({dtype})_(\d+x\d+x\d+|blis)__(\w+)"
+    match = re.fullmatch(grammar, name)
+    assert match is not None
+    assert TARGETS[match[4]][0] == UKRS[name]
+
+
+def test_a_file_named_after_a_target_is_a_micro_kernel_of_the_list() -> None:
+    files = {f"vp_{p.stem}" for p in CSRC.rglob("*__*.c")}
+    assert files == {name for name in UKRS if "_blis_" not in name}
+    assert {p.parent.name for p in CSRC.rglob("*__*.c")} == {"ukernels"}
+
+
+def test_a_micro_kernel_of_this_machine_runs() -> None:
+    config = vitpool.show_config()
+    assert config["micro_kernel"] in UKRS
+    assert config["micro_kernel"].rpartition("__")[2] in config["targets"]
+
+
+def imported(**environment: str) -> str:
+    """What an import under this environment says, or the micro-kernel that it chose."""
+    script = "import vitpool; print(vitpool.show_config()['micro_kernel'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_an_unknown_target_names_every_target() -> None:
+    message = imported(VITPOOL_TARGET="sse9")
+    assert message.startswith("ImportError: VITPOOL_TARGET must be one of")
+    assert all(f"'{name}'" in message for name in TARGETS)
+
+
+def test_vitpool_ukr_is_a_part_of_a_name_or_an_error() -> None:
+    assert "_blis__" in imported(VITPOOL_UKR="blis")
+    assert imported(VITPOOL_UKR="") == imported(VITPOOL_UKR="f32f32")
+    assert "VITPOOL_UKR must be" in imported(VITPOOL_UKR="no such")
