@@ -9,11 +9,11 @@ TIMM := .venv-timm/bin
 PYTEST := python -m pytest -q
 SAMPLES := $(sort $(wildcard vitpool/models/vit_digits/samples/*.png))
 PY := vitpool tests tools setup.py $(wildcard benchmarks docs)
-C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch])
+C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.c)
 RUN_CTESTS = tools/run_ctests.sh
 
 .PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
-	test-wheel bench lint format fuzz docs wheel replay clean
+	test-wheel bench bench-kernels lint format fuzz docs wheel replay clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
@@ -128,14 +128,21 @@ bench: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@$(TIMM)/python -m benchmarks
 
+# Refreshes this CPU's section of csrc/kernels/README.md. On a machine with nothing else to do.
+bench-kernels: .venv/have-test
+	@$(BIN)/python setup.py -q build_ctests --source-dir=benchmarks --program-dir=bench
+	@$(BIN)/python -m benchmarks.kernel_table build/bench/kernels csrc/kernels/README.md
+
 lint: .venv/have-dev build
 	$(BIN)/ruff check $(PY)
 	$(BIN)/ruff format --check $(PY)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml vitpool._core
-	@echo clang-format --dry-run -Werror csrc tests/c
+	@echo clang-format --dry-run -Werror csrc tests benchmarks
 	@$(BIN)/clang-format --dry-run -Werror $(C)
 	VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
+	VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests \
+	    --source-dir=benchmarks --program-dir=bench
 	@command -v clang >/dev/null || { echo "make lint needs clang"; exit 1; }
 	CC=clang VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
 
@@ -151,7 +158,7 @@ FUZZ_OPTIONS = -verbosity=0 -print_final_stats=1 -max_total_time=$(FUZZ_SECONDS)
 fuzz: .venv/have-fuzz build
 	@command -v clang >/dev/null || { echo "make fuzz needs clang"; exit 1; }
 	@CC=clang VITPOOL_SANITIZE=fuzzer,address,undefined \
-	    $(BIN)/python setup.py -q build_ctests --source-dir=tests/fuzz
+	    $(BIN)/python setup.py -q build_ctests --source-dir=tests/fuzz --program-dir=fuzz
 	@for name in $(notdir $(wildcard tests/fuzz/seeds/*)); do \
 	    echo "== fuzz $$name for $(FUZZ_SECONDS) s"; \
 	    mkdir -p $(FUZZ)/corpus/$$name; \

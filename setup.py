@@ -290,14 +290,16 @@ class BuildCore(build_ext):
 class BuildCTests(Command):
     """Build each .c of a folder, with a main() of its own, against the core."""
 
-    description = "build the C test programs to build/ctests"
+    description = "build the C test programs to build/ctests, or other C programs"
     user_options = [
         ("source-dir=", None, "folder of the programs [tests/c]"),
+        ("program-dir=", None, "where they go, in the variant's build folder [ctests]"),
         ("only=", None, "the one program to build"),
     ]
 
     def initialize_options(self) -> None:
         self.source_dir = "tests/c"
+        self.program_dir = "ctests"
         self.only = "*"
 
     def finalize_options(self) -> None:
@@ -307,7 +309,7 @@ class BuildCTests(Command):
         tools = Toolchain(self.distribution.get_version())
         folder = Path(self.source_dir)
         core = tools.compile(core_units(tools.x86))
-        flags = ["-I", str(CSRC), "-I", str(folder), "-UNDEBUG"]
+        flags = ["-I", str(CSRC), "-I", "tests/c", "-UNDEBUG"]
         units = [
             Unit(source, flags, f"{folder}/{source.stem}")
             for source in sorted(folder.glob(f"{self.only}.c"))
@@ -315,7 +317,7 @@ class BuildCTests(Command):
         # libFuzzer brings its own main().
         fuzzer = "fuzzer" in os.environ.get("VITPOOL_SANITIZE", "")
         extra = ["-fsanitize=fuzzer"] if fuzzer else []
-        programs = tools.folder / ("fuzz" if fuzzer else "ctests")
+        programs = tools.folder / self.program_dir
         for unit, obj in zip(units, tools.compile(units), strict=True):
             tools.link([obj, *core], programs / unit.source.stem, extra)
         for old in programs.glob("*"):

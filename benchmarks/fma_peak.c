@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The rate at which this machine multiplies and adds float32, from registers alone.
  *
- *     fma_peak THREADS SECONDS  ->  one line: GFLOP/s of all threads together, vector bits,
- *                                  and what AMX's tiles can do (0 without them)
+ *     fma_peak THREADS SECONDS [BITS]  ->  one line: GFLOP/s of all threads together, with
+ *                                  vectors of how many bits (BITS at most), and what AMX's
+ *                                  tiles can do (0 without them)
  *
  * Twelve independent accumulators of the widest vectors the CPU has hide the latency of
  * the multiply-add; nothing is loaded in the loop, so this is a limit no GEMM can pass that
@@ -180,13 +181,15 @@ int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 1;
     seconds = argc > 2 ? atof(argv[2]) : 0.3;
-    if (threads < 1 || threads > 1024) {
+    int most = argc > 3 ? atoi(argv[3]) : 512;
+    if (threads < 1 || threads > 1024 || most < 128) {
         return 1;
     }
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) {
+    if (most >= 512 && __builtin_cpu_supports("avx512f")) {
         run = run512, bits = 512;
-    } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    } else if (most >= 256 && __builtin_cpu_supports("avx2") &&
+               __builtin_cpu_supports("fma")) {
         run = run256, bits = 256;
     }
 #endif
