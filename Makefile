@@ -13,7 +13,7 @@ C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.c)
 RUN_CTESTS = tools/run_ctests.sh
 
 .PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
-	test-wheel bench bench-kernels lint format fuzz docs wheel replay clean
+	test-wheel bench bench-kernels lint format fuzz docs wheel replay mutate clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
@@ -119,6 +119,10 @@ coverage: .venv/have-test .venv/have-dev
 	@$(call WITH,coverage) tests --ignore=tests/timm --ignore=tests/ray
 	@$(BIN)/gcovr --txt-summary --html-details build/coverage/report.html \
 	--filter csrc/ build/coverage/obj
+
+# Faults in a copy of the tree, one at a time, which the tests must notice.
+mutate: .venv/have-test
+	@$(BIN)/python tools/mutate.py $(FAULTS) $(if $(SAMPLE),--sample $(SAMPLE))
 
 # Hashes of all golden outputs; with BASE=COMMIT beside that commit's.
 replay: build

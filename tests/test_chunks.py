@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch that goes through in several chunks is each picture alone, bit for bit."""
+"""A batch that goes through in several chunks is each picture alone, bit for bit.
+
+Chunks are two pictures here, and the blocks of attention a few tokens: the core's own
+are far too large for a model that a test has time for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 from golden import recipe
 
 import vitpool
+from vitpool import _core
 
 TOKENS, WIDTH = 17, 64
 OPTIONS: dict[str, Any] = {
@@ -22,10 +27,8 @@ OPTIONS: dict[str, Any] = {
     "num_classes": 5,
 }
 POOLS = ("token", "avg", "map", "prr", "")
-CHUNK = (12 << 20) // 4 // (TOKENS * (5 * WIDTH + 4 * WIDTH))
-COUNT = 2 * CHUNK + CHUNK // 2
-# Pictures on both sides of each border, and the ends.
-SOME = (0, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, COUNT - 1)
+COUNT = 5  # two chunks and a half
+PICTURE_BYTES = TOKENS * (5 * WIDTH + 4 * WIDTH) * 4
 X = recipe.picture((COUNT, 3, 32, 32))
 
 
@@ -44,17 +47,53 @@ def check(call: Callable[..., Any], *arrays: np.ndarray) -> None:
     """Raise AssertionError unless call(*arrays) is what each picture gives alone."""
     whole = list(recipe.flat(call(*arrays)))
     assert whole
-    for i in SOME:
+    for i in range(COUNT):
         alone = dict(recipe.flat(call(*(a[i : i + 1] for a in arrays))))
         for path, array in whole:
             assert len(array) == COUNT
             assert alone[path][0].tobytes() == array[i].tobytes(), f"{path}, row {i}"
 
 
-def test_the_batch_goes_through_in_three_chunks() -> None:
+@pytest.fixture(autouse=True)
+def _small_pieces() -> Iterator[None]:
+    _core._set_limits(chunk_bytes=2 * PICTURE_BYTES, block_keys=8, block_queries=6)
+    yield
+    _core._set_limits()
+
+
+def test_the_loops_are_entered() -> None:
     """Or nothing below would be a test."""
     profile = build("token").profile(X)
+    assert profile["chunks"] == 3
     assert profile["pos_embed"]["calls"] == 3
+    assert profile["key_blocks"] == 3 * profile["query_blocks"]
+    whole = 3 * COUNT * OPTIONS["num_heads"]  # the first block's queries, all of them
+    assert profile["query_blocks"] > whole
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_blocks_of_queries_do_not_change_a_bit(pool: str) -> None:
+    model = build(pool)
+    how: dict[str, Any] = {"attn_mask": mask("bool"), "return_attn": [0, 1]}
+    want = list(recipe.flat(model(X, **how)))
+    for queries in (1, 5, 16, 17, 0):
+        _core._set_limits(block_keys=8, block_queries=queries)
+        got = dict(recipe.flat(model(X, **how)))
+        for path, array in want:
+            assert got[path].tobytes() == array.tobytes(), f"{queries}, {path}"
+
+
+def test_blocks_of_keys_change_no_more_than_rounding() -> None:
+    """With every mask: none, causal, bool and additive."""
+    model = build("")
+    hows: list[dict[str, Any]] = [{}, {"is_causal": True}]
+    hows += [{"attn_mask": mask(kind)} for kind in ("bool", "additive")]
+    for how in hows:
+        _core._set_limits()
+        want = model(X, **how)
+        for keys in (1, 3, 8, 16):
+            _core._set_limits(block_keys=keys)
+            np.testing.assert_allclose(model(X, **how), want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -73,6 +112,18 @@ def test_attention_weights_of_every_chunk_have_their_place(pool: str) -> None:
     model = build(pool)
     keys = [0, 1] if pool == "token" else [0, 1, "attn_pool"]
     check(lambda x, m: model(x, attn_mask=m, return_attn=keys), X, mask("bool"))
+
+
+def test_a_block_may_be_asked_for_twice() -> None:
+    weights = build("token")._run(X, 3, maps=[(1, 0), (0, 0), (1, 0)])[2]
+    assert weights[2].tobytes() == weights[0].tobytes() != weights[1].tobytes()
+
+
+def test_a_pass_from_tokens_goes_on_in_chunks() -> None:
+    model = build("token")
+    logits, (tokens,), _, _ = model._run(X, 3, taps=[(0, 0)])
+    assert model._run(tokens, 3, first=1)[0].tobytes() == logits.tobytes()
+    check(lambda x: model._run(x, 3, first=1)[0], tokens)
 
 
 @pytest.mark.parametrize("norm", [False, True])

@@ -35,7 +35,7 @@ def test_a_fault_can_be_planted_and_its_tests_are_there(name: str) -> None:
     text = (ROOT / fault.file).read_text()
     assert fault.planted(text) != text
     for test in fault.red:
-        path, _, node = test.split()[-1].partition("::")
+        path, _, node = mutate.parts(test)[1].partition("::")
         source = (ROOT / path).read_text()
         if node:
             function = re.escape(re.sub(r"\[.*\]$", "", node))

@@ -155,23 +155,23 @@ def is_program(test: str) -> bool:
 
 
 def parts(test: str) -> tuple[dict[str, str], str]:
-    """The environment of a program's test, and the program."""
-    *variables, name = test.split()
-    return dict(v.split("=", 1) for v in variables), Path(name).stem
+    """The environment of a test, and the program's path or pytest's node."""
+    if not is_program(test):
+        return {}, test
+    *variables, path = test.split()
+    return dict(v.split("=", 1) for v in variables), path
 
 
-def build(tests: Iterable[str]) -> None:
+def build(tests: Sequence[str]) -> None:
     """Build what these tests need."""
-    setup = [sys.executable, "setup.py", "-q"]
-    commands = [
-        (parts(test)[0], [*setup, "build_ctests", f"--only={parts(test)[1]}"])
-        for test in tests
-        if is_program(test)
+    programs = [parts(test) for test in tests if is_program(test)]
+    steps = [
+        (given, ["build_ctests", f"--only={Path(p).stem}"]) for given, p in programs
     ]
     if any(not is_program(test) for test in tests):
-        commands.append(({}, [*setup, "build_ext", "--inplace"]))
-    for variables, command in commands:
-        done = run(command, **variables)
+        steps.append(({}, ["build_ext", "--inplace"]))
+    for given, step in steps:
+        done = run([sys.executable, "setup.py", "-q", *step], **given)
         if done is None or done.returncode != 0:
             raise Refused(f"does not build: {done.stderr if done else 'no end'}")
 
@@ -179,12 +179,13 @@ def build(tests: Iterable[str]) -> None:
 def notices(test: str) -> bool:
     """Does the test fail?"""
     if is_program(test):
-        variables, name = parts(test)
+        variables, path = parts(test)
         variant = variables.get("VITPOOL_SANITIZE", "")
         # as in the Makefile's tsan
         before = ["setarch", "-R"] if variant == "thread" else []
         variables["TSAN_OPTIONS"] = "die_after_fork=0"
-        done = run([*before, str(Path("build", variant, "ctests", name))], **variables)
+        program = Path("build", variant, "ctests", Path(path).stem)
+        done = run([*before, str(program)], **variables)
         return done is None or done.returncode != 0
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     done = run([*pytest, test])
@@ -240,9 +241,10 @@ START, END = "<!-- faults: tools/mutate.py --table -->\n", "<!-- faults end -->"
 
 def short(test: str) -> str:
     """A test as the table has it."""
-    *variables, name = test.split()
-    name = re.sub(r"\[.*\]$", "", name.rpartition("::")[2])
-    return f"`{' '.join([*variables, Path(name).stem])}`"
+    variables, path = parts(test)
+    given = [f"{name}={value}" for name, value in variables.items()]
+    name = re.sub(r"\[.*\]$", "", path.rpartition("::")[2])
+    return f"`{' '.join([*given, name if '::' in path else Path(path).stem])}`"
 
 
 def table(faults: Iterable[Fault]) -> str:

@@ -71,6 +71,42 @@ static void exclusive(void *ctx, size_t item, size_t worker)
     atomic_fetch_sub(&busy[worker], 1);
 }
 
+/* Loops of two items, one right after the other: a worker that comes late to one of them
+ * must not run its task on an item of the next. */
+typedef struct {
+    atomic_bool open;
+    atomic_int runs;
+} short_loop;
+
+static atomic_int late;
+
+static void open_task(void *ctx, size_t item, size_t worker)
+{
+    (void)item, (void)worker;
+    short_loop *l = ctx;
+    if (!atomic_load(&l->open)) {
+        atomic_fetch_add(&late, 1);
+    }
+    atomic_fetch_add(&l->runs, 1);
+}
+
+static void nobody_comes_late(size_t loops)
+{
+    short_loop all[8];
+    vp_team team;
+    (void)vp_team_open(&team);
+    for (size_t i = 0; i < loops; i++) {
+        short_loop *l = &all[i % 8];
+        atomic_store(&l->runs, 0);
+        atomic_store(&l->open, true);
+        vp_parallel_for(&team, 2, open_task, l);
+        atomic_store(&l->open, false);
+        CHECK(l->runs == 2, "2 items ran %d times", l->runs);
+    }
+    vp_team_close(&team);
+    CHECK(late == 0, "%d items of loops that had ended", late);
+}
+
 static atomic_size_t counted;
 
 static void count(void *ctx, size_t item, size_t worker)
@@ -182,6 +218,10 @@ int main(void)
     }
     CHECK(clashes == 0, "two threads had one worker number %d times", clashes);
     a_second_caller_gets_a_core();
+    for (size_t n = 2; n <= 4; n++) {
+        vp_set_num_threads(n);
+        nobody_comes_late(400000);
+    }
     vp_set_num_threads(3);
     several_callers(4, false);
     several_callers(4, true);
