@@ -132,7 +132,9 @@ class Toolchain:
             self.link_flags += [f"-fsanitize={names}"]
         if coverage:
             variant.append("coverage")
-            mode = ["-O0", "-g", "--coverage"]
+            # -Og folds what is constant in an inlined kernel, so that a branch which no
+            # call of it can take is none; atomic, since workers count too.
+            mode = ["-Og", "-g", "--coverage", "-fprofile-update=atomic"]
             self.link_flags += ["--coverage"]
         warn = ["-Wall", "-Wextra"]
         if werror:

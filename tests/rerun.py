@@ -18,6 +18,8 @@ import hypothesis
 import pytest
 
 NAME = "VITPOOL_TEST_SEED"
+# What a run may depend on.
+SETTINGS = ("VITPOOL_TARGET", "VITPOOL_UKR", "VITPOOL_NUM_THREADS", NAME)
 
 
 def seeded(test: Any) -> Any:
@@ -29,9 +31,9 @@ def seeded(test: Any) -> Any:
 def command(nodeid: str) -> str:
     """The line that runs one test as it has just been run."""
     settings = [
-        f"{name}={shlex.quote(value)}"
-        for name, value in sorted(os.environ.items())
-        if name.startswith("VITPOOL_")
+        f"{name}={shlex.quote(os.environ[name])}"
+        for name in SETTINGS
+        if name in os.environ
     ]
     python = os.path.relpath(sys.executable)
     return " ".join([*settings, python, "-m pytest", shlex.quote(nodeid)])

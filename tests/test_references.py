@@ -12,6 +12,7 @@ import gc
 import pickle
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,7 @@ REFUSED: dict[str, Call] = {
     "no tokens": lambda m, a: m.forward_head(),
     "a pool that is unknown": lambda m, a: m.pool(a["tokens"], "mean"),
     "a pool that is none": lambda m, a: m.pool(a["tokens"], 3),
+    "a pool of half a character": lambda m, a: m.pool(a["tokens"], "\ud800"),
     "a pool of another model": lambda m, a: m.pool(a["tokens"], "prr"),
     "classes below": lambda m, a: m.reset_classifier(-1),
     "classes of no integer": lambda m, a: m.reset_classifier(1.5),
@@ -264,3 +266,11 @@ def test_a_model_that_was_never_initialised_says_so(name: str) -> None:
     bare = _core.VisionTransformer.__new__(_core.VisionTransformer)
     with pytest.raises(RuntimeError, match="has not been initialised"):
         BARE[name](bare)
+
+
+def test_a_core_model_can_be_referred_to_weakly() -> None:
+    model = in_core(small())
+    seen = weakref.ref(model)
+    assert seen() is model
+    del model
+    assert seen() is None

@@ -23,10 +23,11 @@ def test_numbers(n):
 
 
 def run(folder: Path, command: list[str], **variables: str) -> str:
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("VITPOOL_")}
     done = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(HERE)} | variables,
+        env=outside | {"PYTHONPATH": str(HERE)} | variables,
         capture_output=True,
         text=True,
         check=False,

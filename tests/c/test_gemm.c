@@ -17,11 +17,12 @@ static double act_of(double x, vp_act act)
 /* One product with everything that a finish may hold, chosen by `parts`. */
 typedef struct {
     size_t m, n, k, lda;
-    unsigned parts; /* 1 bias, 2 gate, 4 scale, 8 residual (is out), 16 GELU */
+    /* 1 bias, 2 gate, 4 scale, 8 residual (is out), 16 GELU, 32 residual elsewhere */
+    unsigned parts;
 } shape;
 
 typedef struct {
-    float *a, *w, *gate, *bias, *scale, *out;
+    float *a, *w, *gate, *bias, *scale, *out, *elsewhere;
     vp_packed packed, packed_gate;
 } operands;
 
@@ -34,13 +35,15 @@ static void make(operands *o, const shape *s)
     o->scale = vp_alloc(s->n * sizeof(float));
     o->a = vp_alloc(s->m * s->lda * sizeof(float));
     o->out = vp_alloc(s->m * s->n * sizeof(float));
+    o->elsewhere = vp_alloc(s->m * s->n * sizeof(float));
     check_fill(o->w, s->n * s->k, 1.0f);
     check_fill(o->gate, s->n * s->k, 1.0f);
     check_fill(o->bias, s->n, 1.0f);
     check_fill(o->scale, s->n, 1.0f);
     check_fill(o->a, s->m * s->lda, 1.0f);
     for (size_t i = 0; i < s->m * s->n; i++) {
-        o->out[i] = (float)(i % 17);
+        o->elsewhere[i] = (float)(i % 17);
+        o->out[i] = s->parts & 32 ? NAN : o->elsewhere[i];
     }
     CHECK(vp_packed_init(&o->packed, ukr, s->n, s->k) == 0, "no memory");
     CHECK(vp_packed_init(&o->packed_gate, ukr, s->n, s->k) == 0, "no memory");
@@ -56,6 +59,7 @@ static void drop(operands *o)
     vp_free(o->bias);
     vp_free(o->scale);
     vp_free(o->out);
+    vp_free(o->elsewhere);
     vp_packed_free(&o->packed);
     vp_packed_free(&o->packed_gate);
 }
@@ -74,7 +78,7 @@ static void run(const operands *o, const shape *s)
     gemm.finish.bias = s->parts & 1 ? o->bias : NULL;
     gemm.finish.gate_bias = s->parts & 1 ? o->bias : NULL;
     gemm.finish.scale = s->parts & 4 ? o->scale : NULL;
-    gemm.finish.residual = s->parts & 8 ? o->out : NULL;
+    gemm.finish.residual = s->parts & 8 ? o->out : s->parts & 32 ? o->elsewhere : NULL;
     gemm.finish.residual_stride = s->n;
     gemm.finish.act = s->parts & 16 ? VP_ACT_GELU : VP_ACT_NONE;
     vp_gemm_run(&with, &gemm);
@@ -108,7 +112,7 @@ static void check_right(const shape *s)
                 v = act_of(v, act);
             }
             v *= s->parts & 4 ? o.scale[j] : 1.0;
-            v += s->parts & 8 ? (double)((i * s->n + j) % 17) : 0.0;
+            v += s->parts & (8 | 32) ? (double)((i * s->n + j) % 17) : 0.0;
             const double size = sqrt((double)s->k);
             CHECK(fabs(o.out[i * s->n + j] - v) <= 2e-6 * (size * size + 20.0),
                   "%s m %zu n %zu k %zu parts %u at (%zu, %zu): %.9g, not %.9g",
@@ -249,7 +253,7 @@ static void check_ukr(void)
             }
         }
     }
-    for (unsigned parts = 0; parts < 32; parts++) {
+    for (unsigned parts = 0; parts < 64; parts++) {
         check_right(&(shape){15, 45, 70, 70, parts});
     }
     check_right(&(shape){460, 70, 33, 40, 31});
