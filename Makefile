@@ -82,7 +82,7 @@ debug: .venv/have-test
 # What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
-	bit_equality private_doors stages snapshot)
+	bit_equality arrays private_doors stages snapshot)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test

@@ -338,6 +338,7 @@ def test_as_float32_copies_only_what_it_converts() -> None:
         assert got.dtype == np.float32
         assert got.flags.c_contiguous
     assert _core.as_float32(2.5, "x").shape == ()
+    assert type(_core.as_float32(X.view(Subclass), "x")) is np.ndarray
     with refused(TypeError, "mine", "object"):
         _core.as_float32(object(), "mine")
 
