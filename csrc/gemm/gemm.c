@@ -1,6 +1,7 @@
 /* The loop nest around the micro-kernel. SPDX-License-Identifier: Apache-2.0 */
 #include "gemm/gemm.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -327,8 +328,10 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
     job j = {
         .run = run, .gemm = gemm, .schedule = schedule_of(gemm->w, gemm->m, workers)};
     for (size_t worker = 0; worker < workers; worker++) {
-        (void)lay_out(gemm->w, gemm->m, gemm->gate != NULL, workers,
-                      vp_run_worker(run, worker));
+        const size_t used = lay_out(gemm->w, gemm->m, gemm->gate != NULL, workers,
+                                    vp_run_worker(run, worker));
+        assert(used <= run->per_worker);
+        (void)used;
     }
     if (j.schedule.together) {
         vp_parallel_for(run->team, j.schedule.strips, pack_task, &j);

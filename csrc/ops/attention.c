@@ -1,6 +1,7 @@
 /* Scaled dot-product attention. SPDX-License-Identifier: Apache-2.0 */
 #include "ops/attention.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -207,7 +208,10 @@ static block block_of(const job *j, size_t item, size_t worker)
     it.nq = vp_min(at->nq - it.q0, j->queries);
     it.q = at->q + it.b * at->q_image + it.q0 * at->q_row + it.h * at->dk;
     it.k = at->k + it.b * at->kv_image + it.h * at->dk;
-    (void)lay_out(j->run, at->nk, at->dk, at->dv, vp_run_worker(j->run, worker), &it.w);
+    const size_t used =
+        lay_out(j->run, at->nk, at->dk, at->dv, vp_run_worker(j->run, worker), &it.w);
+    assert(used <= j->run->per_worker);
+    (void)used;
     if (j->run->counts != NULL) {
         atomic_fetch_add(&j->run->counts->query_blocks, 1);
     }

@@ -136,6 +136,8 @@ static void check_model(const vp_ukr *other, vp_pool pool, vp_mlp_kind mlp)
     vp_config config = tiny_config();
     tiny_pool(&config, pool);
     config.mlp = mlp;
+    /* Several blocks of k, and more scratch than attention's. */
+    config.mlp_hidden = 16000;
     vp_error err;
     vp_vit *vit = tiny_create(&config, &err);
     CHECK(vit != NULL, "%s", err.message);
