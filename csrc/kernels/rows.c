@@ -1,42 +1,66 @@
 /* Kernels that need a whole row: norms and softmax.
  *
- * Compiled once per target. A row's sums run in VW parallel lanes (times four, to hide the
- * latency of an add), then across the lanes: the order depends on n alone.
+ * Compiled once per target. A row's sums run in VW parallel lanes (times CHAINS, to hide
+ * the latency of an add), then across the lanes: the order depends on n alone.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
 #include "kernels/target.h"
 
-/* sum of f(x[i]) over a row; `F(v)` is an expression in the vector v, zero in tail lanes */
-#define ROW_SUM(result, x, n, F)                                   \
-    do {                                                           \
-        vf s0 = vf_set(0.0f), s1 = s0, s2 = s0, s3 = s0;           \
-        size_t i = 0;                                              \
-        for (; i + 4 * VW <= (n); i += 4 * VW) {                   \
-            s0 = vf_add(s0, F(vf_load((x) + i)));                  \
-            s1 = vf_add(s1, F(vf_load((x) + i + VW)));             \
-            s2 = vf_add(s2, F(vf_load((x) + i + 2 * VW)));         \
-            s3 = vf_add(s3, F(vf_load((x) + i + 3 * VW)));         \
-        }                                                          \
-        for (; i + VW <= (n); i += VW) {                           \
-            s0 = vf_add(s0, F(vf_load((x) + i)));                  \
-        }                                                          \
-        if (i < (n)) {                                             \
-            const vf tail = F(vf_load_n((x) + i, (n) - i));        \
-            s1 = vf_add(s1, vf_keep(tail, (n) - i, vf_set(0.0f))); \
-        }                                                          \
-        (result) = vf_sum(vf_add(vf_add(s0, s1), vf_add(s2, s3))); \
-    } while (0)
+#define CHAINS 4
+/* Terms of a row that one chain of vectors sums before the pieces are added: rounding
+ * errors grow with the length of a chain. */
+#define PIECE ((size_t)512)
 
-/* y = (x - shift) * scale * w + b */
+/* The sums of d = x[i] - shift and of its square over a row. */
+VP_INLINE void row_sums(const float *x, size_t n, float shift, float *sum,
+                        float *squares)
+{
+    const vf zero = vf_set(0.0f), vshift = vf_set(shift);
+    vf all_sums = zero, all_squares = zero;
+    for (size_t start = 0; start < n; start += PIECE) {
+        const size_t end = n - start < PIECE ? n : start + PIECE;
+        vf s[CHAINS], q[CHAINS];
+        for (size_t c = 0; c < CHAINS; c++) {
+            s[c] = q[c] = zero;
+        }
+        size_t i = start;
+        for (; i + CHAINS * VW <= end; i += CHAINS * VW) {
+            for (size_t c = 0; c < CHAINS; c++) {
+                const vf d = vf_sub(vf_load(x + i + c * VW), vshift);
+                s[c] = vf_add(s[c], d);
+                q[c] = vf_fma(d, d, q[c]);
+            }
+        }
+        for (; i + VW <= end; i += VW) {
+            const vf d = vf_sub(vf_load(x + i), vshift);
+            s[0] = vf_add(s[0], d);
+            q[0] = vf_fma(d, d, q[0]);
+        }
+        if (i < end) {
+            const vf v = vf_sub(vf_load_n(x + i, end - i), vshift);
+            const vf d = vf_keep(v, end - i, zero);
+            s[1] = vf_add(s[1], d);
+            q[1] = vf_fma(d, d, q[1]);
+        }
+        all_sums = vf_add(all_sums, vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
+        all_squares =
+            vf_add(all_squares, vf_add(vf_add(q[0], q[1]), vf_add(q[2], q[3])));
+    }
+    *sum = vf_sum(all_sums);
+    *squares = vf_sum(all_squares);
+}
+
+/* y = ((x - shift) * scale + offset) * w + b */
 VP_INLINE void scale_row(float *y, const float *x, const float *w, const float *b,
-                         size_t n, float shift, float scale)
+                         size_t n, float shift, float scale, float offset)
 {
     const vf vshift = vf_set(shift), vscale = vf_set(scale);
+    const vf voffset = vf_set(offset);
     for (size_t i = 0; i < n; i += VW) {
         const size_t lanes = n - i < VW ? n - i : VW;
 #define LOAD(p) (lanes == VW ? vf_load(p) : vf_load_n(p, lanes))
-        vf v = vf_mul(vf_sub(LOAD(x + i), vshift), vscale);
+        vf v = vf_fma(vf_sub(LOAD(x + i), vshift), vscale, voffset);
         if (w != NULL) {
             v = vf_mul(v, LOAD(w + i));
         }
@@ -55,26 +79,22 @@ VP_INLINE void scale_row(float *y, const float *x, const float *w, const float *
 void VP_NAME(layer_norm)(float *y, const float *x, const float *w, const float *b,
                          size_t n, float eps)
 {
-    /* two passes: no cancellation, whatever the mean */
-    float sum, squares;
-#define ITSELF(v) (v)
-    ROW_SUM(sum, x, n, ITSELF);
-#undef ITSELF
+    /* Two passes: no cancellation, whatever the mean. The second one also finds how far
+     * the rounded mean is from the true one: where the mean is not small, that would be
+     * the largest error of all. */
+    float sum, rest, squares;
+    row_sums(x, n, 0.0f, &sum, &squares);
     const float mean = sum / (float)n;
-    const vf vmean = vf_set(mean);
-#define SQUARED_DISTANCE(v) vf_mul(vf_sub(v, vmean), vf_sub(v, vmean))
-    ROW_SUM(squares, x, n, SQUARED_DISTANCE);
-#undef SQUARED_DISTANCE
-    scale_row(y, x, w, b, n, mean, 1.0f / sqrtf(squares / (float)n + eps));
+    row_sums(x, n, mean, &rest, &squares);
+    const float scale = 1.0f / sqrtf(squares / (float)n + eps);
+    scale_row(y, x, w, b, n, mean, scale, -rest / (float)n * scale);
 }
 
 void VP_NAME(rms_norm)(float *y, const float *x, const float *w, size_t n, float eps)
 {
-    float squares;
-#define SQUARE(v) vf_mul(v, v)
-    ROW_SUM(squares, x, n, SQUARE);
-#undef SQUARE
-    scale_row(y, x, w, NULL, n, 0.0f, 1.0f / sqrtf(squares / (float)n + eps));
+    float sum, squares;
+    row_sums(x, n, 0.0f, &sum, &squares);
+    scale_row(y, x, w, NULL, n, 0.0f, 1.0f / sqrtf(squares / (float)n + eps), 0.0f);
 }
 
 VP_INLINE float row_max(const float *x, size_t n)
@@ -126,7 +146,11 @@ VP_INLINE float shift_of(float max)
 
 void VP_NAME(softmax)(float *x, size_t n, float scale)
 {
-    const float sum = exp_row(x, n, scale, shift_of(scale * row_max(x, n)));
+    const float shift = shift_of(scale * row_max(x, n));
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; i += PIECE) {
+        sum += exp_row(x + i, n - i < PIECE ? n - i : PIECE, scale, shift);
+    }
     VP_NAME(axpby)(x, sum == 0.0f ? 0.0f : 1.0f / sum, x, 0.0f, n);
 }
 

@@ -144,6 +144,46 @@ static void test_softmax_block(void)
     }
 }
 
+/* The error of whole rows, root of the mean square, is one rounding's or two: it grows
+ * neither with the row's length nor with its mean. */
+static void long_rows_are_as_accurate_as_short_ones(void)
+{
+    enum { LONGEST = 8192, ROWS = 30, NORMS = 2 };
+    static float x[LONGEST], got[LONGEST], want[LONGEST];
+    const char *const names[] = {"layer_norm", "rms_norm", "softmax"};
+    const size_t lengths[] = {48, 768, LONGEST};
+    for (size_t which = 0; which <= NORMS; which++) {
+        for (size_t l = 0; l < 3; l++) {
+            const size_t n = lengths[l];
+            double error = 0.0, size = 0.0;
+            for (size_t row = 0; row < ROWS; row++) {
+                check_fill(x, n, 2.0f);
+                for (size_t i = 0; which < NORMS && i < n; i++) {
+                    x[i] += 4.0f;
+                }
+                if (which == 0) {
+                    plain->layer_norm(want, x, NULL, NULL, n, 1e-6f);
+                    fast->layer_norm(got, x, NULL, NULL, n, 1e-6f);
+                } else if (which == 1) {
+                    plain->rms_norm(want, x, NULL, n, 1e-6f);
+                    fast->rms_norm(got, x, NULL, n, 1e-6f);
+                } else {
+                    memcpy(want, x, n * sizeof *x);
+                    memcpy(got, x, n * sizeof *x);
+                    plain->softmax(want, n, 1.0f);
+                    fast->softmax(got, n, 1.0f);
+                }
+                for (size_t i = 0; i < n; i++) {
+                    error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+                    size += (double)want[i] * want[i];
+                }
+            }
+            CHECK(sqrt(error / size) < 1e-7, "%s %s[%zu]: an error of %.3g", target,
+                  names[which], n, sqrt(error / size));
+        }
+    }
+}
+
 /* The three that read x and change y. */
 typedef enum { ADD, MAXIMUM, AXPBY } pair_kernel;
 
@@ -339,6 +379,7 @@ int main(void)
         }
         fast = vp_kernels_for((vp_target)t);
         target = vp_target_name((vp_target)t);
+        long_rows_are_as_accurate_as_short_ones();
         for (int side = 0; side < 2; side++) {
             at_end = side == 1;
             for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
