@@ -38,3 +38,13 @@ def test_a_mean_of_very_many_tokens_is_no_chain(pool: str) -> None:
     x = (recipe.uniform((1, 60_000, 32), "tokens") + 1).astype(np.float32)
     want = REDUCE[pool](x.astype(np.float64))
     np.testing.assert_allclose(model.pool(x, pool), want, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [65, 1025, 4097])
+def test_a_mean_is_as_accurate_for_thousands_of_tokens(tokens: int) -> None:
+    """Its error, root of the mean square, is no more than half an ulp's."""
+    model = small(class_token=False, global_pool="avg")
+    x = (1 + recipe.uniform((4, tokens, 32), "tokens")).astype(np.float32)
+    want = x.mean(axis=1, dtype=np.float64)
+    error = np.sqrt(np.mean((model.pool(x) / want - 1) ** 2))
+    assert error < 2.0**-24

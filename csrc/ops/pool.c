@@ -4,9 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Tokens are summed in runs of this many, then the runs: rounding errors grow with the
- * length of a chain, and a picture may have thousands of tokens. */
-#define RUN ((size_t)32)
+/* Tokens that are summed one after another. Sums of more are added in pairs: rounding
+ * errors grow with the length of a chain, and a picture may have thousands of tokens. */
+#define RUN ((size_t)16)
 /* Columns in a work item: its sums stay in L1 while the tokens pass by. */
 #define COLUMNS ((size_t)256)
 
@@ -20,6 +20,24 @@ typedef struct {
     size_t ldx, x_image;
 } job;
 
+/* sum[n] = x[0] + ... + x[rows - 1], rows ldx apart */
+static void sum_rows(const vp_kernels *kernels, float *sum, const float *x, size_t ldx,
+                     size_t rows, size_t n)
+{
+    if (rows <= RUN) {
+        memset(sum, 0, n * sizeof(float));
+        for (size_t i = 0; i < rows; i++) {
+            kernels->add(sum, x + i * ldx, n);
+        }
+        return;
+    }
+    float rest[COLUMNS];
+    const size_t half = (rows / RUN + 1) / 2 * RUN;
+    sum_rows(kernels, sum, x, ldx, half, n);
+    sum_rows(kernels, rest, x + half * ldx, ldx, rows - half, n);
+    kernels->add(sum, rest, n);
+}
+
 static void pool_task(void *ctx, size_t item, size_t worker)
 {
     (void)worker;
@@ -29,35 +47,31 @@ static void pool_task(void *ctx, size_t item, size_t worker)
     const size_t n = j->n - c < COLUMNS ? j->n - c : COLUMNS;
     const float *x = j->x + b * j->x_image + c;
     float *out = j->out + b * j->ldo + c;
-    float sum[COLUMNS], part[COLUMNS], max[COLUMNS];
     if (j->reduce == VP_REDUCE_TOKEN) {
         memcpy(out, x, n * sizeof(float));
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        sum[i] = part[i] = 0.0f;
-        max[i] = -INFINITY;
-    }
-    for (size_t t = j->first; t < j->tokens; t++) {
-        if (j->reduce != VP_REDUCE_MAX) {
-            kernels->add(part, x + t * j->ldx, n);
-            if ((t - j->first) % RUN == RUN - 1 || t + 1 == j->tokens) {
-                kernels->add(sum, part, n);
-                memset(part, 0, n * sizeof *part);
-            }
-        }
-        if (j->reduce != VP_REDUCE_AVG) {
-            kernels->maximum(max, x + t * j->ldx, n);
+    const float *first = x + j->first * j->ldx;
+    const size_t rows = j->tokens - j->first;
+    if (j->reduce != VP_REDUCE_MAX) {
+        sum_rows(kernels, out, first, j->ldx, rows, n);
+        for (size_t i = 0; i < n; i++) {
+            out[i] /= (float)rows;
         }
     }
-    const float each = 1.0f / (float)(j->tokens - j->first);
-    if (j->reduce == VP_REDUCE_AVG) {
-        kernels->axpby(out, each, sum, 0.0f, n);
-    } else if (j->reduce == VP_REDUCE_MAX) {
-        memcpy(out, max, n * sizeof(float));
-    } else {
-        kernels->axpby(max, 0.5f * each, sum, 0.5f, n);
-        memcpy(out, max, n * sizeof(float));
+    if (j->reduce != VP_REDUCE_AVG) {
+        float max[COLUMNS];
+        for (size_t i = 0; i < n; i++) {
+            max[i] = -INFINITY;
+        }
+        for (size_t t = 0; t < rows; t++) {
+            kernels->maximum(max, first + t * j->ldx, n);
+        }
+        if (j->reduce == VP_REDUCE_MAX) {
+            memcpy(out, max, n * sizeof(float));
+        } else {
+            kernels->axpby(out, 0.5f, max, 0.5f, n);
+        }
     }
 }
 
