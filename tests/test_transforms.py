@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -20,7 +21,6 @@ from vitpool.transforms import (
     INTERPOLATIONS,
     ImageError,
     create_transform,
-    find_images,
     load_image,
     preprocess,
     resolve_data_config,
@@ -281,6 +281,58 @@ def test_wrong_options_say_what_is_allowed(options, words) -> None:
         create_transform(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_size": np.int64(24)},
+        {"input_size": (np.int32(24), np.uint8(24))},
+        {"input_size": np.array([3, 24, 24])},
+        {"mean": np.float32(0.5), "std": np.array(0.25)},
+        {"mean": np.full(3, 0.5, np.float32), "crop_pct": np.float32(0.5)},
+    ],
+    ids=repr,
+)
+def test_numbers_may_be_numpys(options) -> None:
+    plain = {k: np.asarray(v).tolist() for k, v in options.items()}
+    transform = create_transform(**options)
+    assert repr(transform) == repr(create_transform(**plain))  # and of Python's types
+    assert resolve_data_config(**as_config(options)) == resolve_data_config(
+        **as_config(plain)
+    )
+    config = resolve_data_config(dict(as_config(options)))
+    assert config == resolve_data_config(dict(as_config(plain)))
+    json.dumps(config)
+
+
+def as_config(options: dict) -> dict:
+    """The options of `resolve_data_config` that ask for the same."""
+    options = dict(options)
+    size = options.pop("input_size", 24)
+    key = "input_size" if np.size(size) == 3 else "img_size"
+    return {key: size, **options}
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        ((3, 24.5, 24), TypeError),
+        ((3.5, 24, 24), TypeError),
+        ((True, 24, 24), TypeError),
+        ((3, 24, 0), ValueError),
+        ((0, 24, 24), ValueError),
+        ((3, 24), ValueError),
+        (24, ValueError),
+    ],
+)
+def test_a_size_is_three_whole_numbers_above_zero(size, error) -> None:
+    for call in (
+        lambda: resolve_data_config(input_size=size),
+        lambda: resolve_data_config({"input_size": size}),
+    ):
+        with pytest.raises(error, match="input_size"):
+            call()
+
+
 # ------------------------------------------------------------------------------- config
 
 
@@ -378,16 +430,6 @@ def test_stream_reads_no_further_than_it_must() -> None:
         next(batches)
     batches.close()
     assert next(taken) <= 4 * 5 + 3 * 5
-
-
-def test_find_images_goes_in_natural_order(tmp_path: Path) -> None:
-    for name in ("b/1.png", "a/img10.PNG", "a/img9.jpg", "z.jpeg", "a/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    names = [str(Path(p).relative_to(tmp_path)) for p in find_images(tmp_path)]
-    assert names == ["z.jpeg", "a/img9.jpg", "a/img10.PNG", "b/1.png"]
-    with pytest.raises(FileNotFoundError):
-        list(find_images(tmp_path / "no"))
 
 
 def test_a_masked_picture_is_refused() -> None:

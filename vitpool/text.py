@@ -5,13 +5,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+
+_DIGITS = re.compile(r"\d+")
 
 
-def natural_key(text: str) -> list[Any]:
-    """A sort key by which img9 and vit_x_9 come before img10 and vit_x_10."""
-    parts = re.split(r"(\d+)", text.lower())
-    return [int(part) if part.isdecimal() else part for part in parts]
+def natural_key(text: str) -> str:
+    """A sort key by which img9 and vit_x_9 come before img10 and vit_x_10.
+
+    A number counts by its value, in the digits of any script and with any zeros before
+    it, and comes before every letter or sign.
+    """
+    return _DIGITS.sub(_number, text.lower())
+
+
+def _number(found: re.Match[str]) -> str:
+    """A number so that text compares as its value does: first by its length."""
+    digits = found[0] if found[0].isascii() else "".join(str(int(d)) for d in found[0])
+    digits = digits.lstrip("0")
+    return f"\1{chr(len(digits))}{digits}"
 
 
 def some(items: Iterable[str], most: int = 8) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .arguments import arguments_of, mlp_ratio_of
-from .checks import as_bool, as_float, as_int, as_pair
+from .checks import as_bool, as_float, as_int, as_pair, plain
 from .options import BLOCKS, DEFAULTS, INIT_MODES, POOLS, resolve
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "as_int",
     "as_pair",
     "mlp_ratio_of",
+    "plain",
     "resolve",
 ]

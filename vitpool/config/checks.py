@@ -17,8 +17,14 @@ def as_int(value: Any, what: str, least: int = 0) -> int:
     return number
 
 
+def plain(value: Any) -> Any:
+    """NumPy's (or torch's) number or array as Python's own number or list."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def as_pair(value: Any, what: str) -> tuple[int, int]:
     """(height, width) from one integer or two."""
+    value = plain(value)
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{what} must be one integer or two, not {value!r}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import as_pair
+from ..config import as_int, as_pair, plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,31 +16,41 @@ CROP_PCT = 0.875
 _MOST_CHANNELS = 4096
 
 
-def _number(kind: type, value: Any, name: str) -> Any:
-    """value as int or float; ValueError where it is too large to be one."""
+def _number(value: Any, name: str) -> float:
+    """A float; ValueError where it is too large to be one."""
     try:
-        return kind(value)
+        return float(value)
     except OverflowError as error:
         raise ValueError(f"{name}: {value!s:.40} is too large") from error
 
 
 def as_size(value: Any, name: str) -> tuple[int, int]:
     """(height, width) from H, (H, W) or (C, H, W), of any sequence."""
+    value = plain(value)
     if hasattr(value, "__len__"):
         value = tuple(value)
         value = value[1:] if len(value) == 3 else value
     return as_pair(value, name)
 
 
+def _image_shape(value: Any) -> tuple[int, int, int]:
+    """(C, H, W) of any sequence of three."""
+    if not hasattr(value, "__len__") or len(value) != 3:
+        raise ValueError(f"input_size: {value!r:.40}, allowed is (C, H, W)")
+    channels, height, width = (as_int(side, "input_size", 1) for side in value)
+    return channels, height, width
+
+
 def as_channels(values: Any, channels: int, name: str) -> tuple[float, ...]:
     """One value for each channel; one value serves all, as in timm."""
+    values = plain(values)
     numbers = (values,) if isinstance(values, (int, float)) else tuple(values)
     if len(numbers) not in (1, channels):
         raise ValueError(
             f"{name}: {len(numbers)} values, allowed are 1 or one for each of "
             f"{channels} channels"
         )
-    out = tuple(_number(float, v, name) for v in numbers)
+    out = tuple(_number(v, name) for v in numbers)
     return out if len(out) == channels else out * channels
 
 
@@ -59,7 +69,7 @@ def resolve_data_config(
     others than its config names, so that the result always fits the model; and a mean
     of three for a model of another channel count becomes their average.
     """
-    given = {k: v for k, v in overrides.items() if v is not None}
+    given = {k: plain(v) for k, v in overrides.items() if v is not None}
     known = {
         "input_size", "img_size", "in_chans", "interpolation", "mean", "std",
         "crop_pct", "crop_mode",
@@ -71,27 +81,22 @@ def resolve_data_config(
         cfg, built = dict(model or {}), None
     else:
         cfg, built = dict(model.pretrained_cfg or {}), model
+    cfg = {k: plain(v) for k, v in cfg.items()}
 
     size: Any = cfg.get("input_size") or (3, 224, 224)
     if use_test_size and cfg.get("test_input_size"):
         size = cfg["test_input_size"]
-    channels, height, width = (_number(int, v, "input_size") for v in size)
+    channels, height, width = _image_shape(size)
     if built is not None:
         channels = built.in_chans
         if not (built.dynamic_img_size and cfg.get("input_size")):
             height, width = built.img_size
-    channels = _number(int, given.get("in_chans", channels), "in_chans")
+    channels = as_int(given.get("in_chans", channels), "in_chans", 1)
     if "img_size" in given:
         height, width = as_size(given["img_size"], "img_size")
     if "input_size" in given:
-        if len(given["input_size"]) != 3:
-            raise ValueError(
-                f"input_size: {given['input_size']!r}, allowed is (C, H, W)"
-            )
-        channels = _number(int, given["input_size"][0], "input_size")
-        height, width = as_size(given["input_size"], "input_size")
-
-    if not 0 < channels <= _MOST_CHANNELS:
+        channels, height, width = _image_shape(given["input_size"])
+    if channels > _MOST_CHANNELS:
         raise ValueError(
             f"input_size: {channels} channels, allowed are 1 to {_MOST_CHANNELS}"
         )
@@ -105,11 +110,11 @@ def resolve_data_config(
         if values is None:
             values = cfg.get(key) or default
             if not isinstance(values, (int, float)) and len(values) != channels:
-                values = sum(_number(float, v, key) for v in values) / len(values)
+                values = sum(_number(v, key) for v in values) / len(values)
         out[key] = as_channels(values, channels, key)
     crop_pct = cfg.get("crop_pct") or CROP_PCT
     if use_test_size and cfg.get("test_crop_pct"):
         crop_pct = cfg["test_crop_pct"]
-    out["crop_pct"] = _number(float, given.get("crop_pct") or crop_pct, "crop_pct")
+    out["crop_pct"] = _number(given.get("crop_pct") or crop_pct, "crop_pct")
     out["crop_mode"] = given.get("crop_mode") or cfg.get("crop_mode") or "center"
     return out

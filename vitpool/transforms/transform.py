@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
+from ..config import as_int
 from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, as_channels, as_size
 from .read import ImageError, image_name, load_image
 
@@ -86,7 +87,7 @@ class Transform:
         self.channels = 3
         given: Any = input_size
         if hasattr(given, "__len__") and len(given) == 3:
-            self.channels = int(given[0])
+            self.channels = as_int(given[0], "input_size")
         if self.channels not in (1, 3):
             raise ValueError(
                 f"input_size: {self.channels} channels, but pictures give 1 or 3; call "
@@ -110,9 +111,9 @@ class Transform:
         self.exif = exif
 
     def __repr__(self) -> str:
-        size = (self.channels, *self.size)
+        name, size = type(self).__name__, (self.channels, *self.size)
         return (
-            f"Transform(input_size={size}, interpolation={self.interpolation!r}, "
+            f"{name}(input_size={size}, interpolation={self.interpolation!r}, "
             f"mean={self.mean}, std={self.std}, crop_pct={self.crop_pct}, "
             f"crop_mode={self.crop_mode!r}, exif={self.exif})"
         )
