@@ -22,6 +22,7 @@ class _Config(TypedDict):
     tile: tuple[int, int]
     blis: str
     threads: int
+    cpus: int
     build: str
 
 def set_num_threads(n: SupportsIndex, /) -> None: ...

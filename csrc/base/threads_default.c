@@ -24,17 +24,10 @@ static size_t from_environment(const char *name)
     return whole && errno == 0 && n > 0 ? (size_t)n : 0;
 }
 
-size_t vp_default_num_threads(void)
+size_t vp_usable_cpus(void)
 {
-    size_t n = from_environment("VITPOOL_NUM_THREADS");
-    if (n == 0) {
-        n = from_environment("OMP_NUM_THREADS");
-    }
-    if (n > 0) {
-        return n;
-    }
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    n = online > 0 ? (size_t)online : 1;
+    size_t n = online > 0 ? (size_t)online : 1;
 #if defined(__linux__)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
@@ -45,4 +38,13 @@ size_t vp_default_num_threads(void)
     n = quota < n ? quota : n;
 #endif
     return n;
+}
+
+size_t vp_default_num_threads(void)
+{
+    size_t n = from_environment("VITPOOL_NUM_THREADS");
+    if (n == 0) {
+        n = from_environment("OMP_NUM_THREADS");
+    }
+    return n > 0 ? n : vp_usable_cpus();
 }

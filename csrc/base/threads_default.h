@@ -4,9 +4,12 @@
 
 #include <stddef.h>
 
-/* The least of online cores, CPU affinity and the cgroup (v1 or v2) CPU quota, rounded up;
- * VITPOOL_NUM_THREADS, else OMP_NUM_THREADS, takes its place where it is a positive
- * integer. At least 1. Needs neither /proc nor /sys to be there. */
+/* The least of online cores, CPU affinity and the cgroup (v1 or v2) CPU quota, rounded up.
+ * At least 1. Needs neither /proc nor /sys to be there. */
+size_t vp_usable_cpus(void);
+
+/* VITPOOL_NUM_THREADS, else OMP_NUM_THREADS, where it is a positive integer; else
+ * vp_usable_cpus(). */
 size_t vp_default_num_threads(void);
 
 #endif

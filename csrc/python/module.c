@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/memory.h"
 #include "base/parallel.h"
+#include "base/threads_default.h"
 #include "model/info.h"
 
 #ifndef VP_BUILD_INFO
@@ -51,7 +52,8 @@ static PyObject *get_num_threads(PyObject *module, PyObject *unused)
 PyDoc_STRVAR(
     show_config_doc,
     "show_config()\n--\n\n"
-    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build.");
+    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build; and\n"
+    "the cpus that this process may use, by cores, CPU affinity and cgroup quota.");
 
 static PyObject *show_config(PyObject *module, PyObject *unused)
 {
@@ -70,11 +72,12 @@ static PyObject *show_config(PyObject *module, PyObject *unused)
         return NULL;
     }
     const vp_info info = vp_info_get();
-    return Py_BuildValue("{s:s,s:N,s:s,s:(nn),s:s,s:n,s:s}", "target",
+    return Py_BuildValue("{s:s,s:N,s:s,s:(nn),s:s,s:n,s:n,s:s}", "target",
                          vp_target_name(info.target), "targets", targets,
                          "micro_kernel", info.micro_kernel, "tile", (Py_ssize_t)info.mr,
                          (Py_ssize_t)info.nr, "blis", info.blis_version, "threads",
-                         (Py_ssize_t)vp_get_num_threads(), "build", VP_BUILD_INFO);
+                         (Py_ssize_t)vp_get_num_threads(), "cpus",
+                         (Py_ssize_t)vp_usable_cpus(), "build", VP_BUILD_INFO);
 }
 
 PyDoc_STRVAR(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture from wherever it is: a path, bytes, a PIL image, an array."""
+"""One picture from wherever it is: a path, bytes, a file, a PIL image, an array."""
 
 from __future__ import annotations
 
@@ -23,10 +23,25 @@ class ImageError(ValueError):
         return f"{self.name}: {self.reason}"
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a picture could not be read, in one line without its name."""
+    if isinstance(error, ImageError):
+        return error.reason
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that Pillow can read"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def image_name(source: Any) -> str:
     """Say what a picture is in a message: its path, or its kind."""
+    if hasattr(source, "read") and isinstance(getattr(source, "name", None), str):
+        return str(source.name)
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return os.fsdecode(source)
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<{source.mode} image>"
     if isinstance(source, np.ndarray):
@@ -60,9 +75,11 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> Any:
     """Open and decode one picture.
 
-    source: path, bytes, PIL image or uint8 array (H, W[, 1|3|4]). mode: the Pillow
-    mode to convert to, as Pillow converts (None leaves it). exif: turn the picture
-    as its EXIF orientation says; timm does not, so neither does the default.
+    source: path, bytes, open binary file, PIL image or uint8 array (H, W[, 1|3|4]).
+    mode: the Pillow mode to convert to, as Pillow converts (None leaves it). exif: turn
+    the picture as its EXIF orientation says; timm does not, so neither does the
+    default. A picture of several frames is its first one, a PIL image the frame it is
+    at.
 
     Raises ImageError for what Pillow cannot read, FileNotFoundError and the like for
     a path that cannot be opened, TypeError for anything else.
@@ -70,19 +87,22 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
     if isinstance(source, np.ndarray):
         image = _from_array(source)
         return image if mode in (None, image.mode) else image.convert(mode)
+    own: Any = None  # a file that is ours to close
     if isinstance(source, (bytes, bytearray, memoryview)):
-        stream: Any = io.BytesIO(source)
+        own = io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
-        stream = open(source, "rb")  # noqa: SIM115 - closed below, or by the caller
-    elif isinstance(source, Image.Image):
-        stream = None
-    else:
+        try:
+            own = open(source, "rb")  # noqa: SIM115 - closed below
+        except ValueError as error:  # a NUL, or a character that no name has
+            raise ImageError(image_name(source), reason_of(error)) from error
+    elif not isinstance(source, Image.Image) and not hasattr(source, "read"):
         raise TypeError(
-            f"image: {type(source).__name__}, allowed are a path, bytes, a PIL image "
-            "and a uint8 array"
+            f"image: {type(source).__name__}, allowed are a path, bytes, a binary "
+            "file, a PIL image and a uint8 array"
         )
     try:
-        image = source if stream is None else Image.open(stream)
+        opened = isinstance(source, Image.Image)
+        image = source if opened else Image.open(own or source)
         if exif:
             image = ImageOps.exif_transpose(image)
         image.load()
@@ -90,11 +110,7 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type there is
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not a picture that Pillow can read"
-        else:
-            reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(image_name(source), reason) from error
+        raise ImageError(image_name(source), reason_of(error)) from error
     finally:
-        if stream is not None:
-            stream.close()
+        if own is not None:
+            own.close()
