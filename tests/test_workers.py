@@ -139,9 +139,9 @@ def test_other_python_threads_run_during_a_call(name: str) -> None:
         times.append(time.perf_counter())
         ended.set()
 
-    n, took = 1, 0.0
-    while took < 0.2:  # long beside the turns of the other thread
-        n, x = 2 * n, given(2 * n)
+    n, waits = 1, []
+    while len(waits) < 5:
+        x = given(n)
         ended.clear()
         turns = []
         thread = threading.Thread(target=work, args=(x,))
@@ -152,6 +152,12 @@ def test_other_python_threads_run_during_a_call(name: str) -> None:
         thread.join()
         began, over = times[-2:]
         took = over - began
-    seen = [began, *(t for t in turns if began < t < over), over]
-    longest = max(b - a for a, b in pairwise(seen))
-    assert longest < took / 2, f"no turn for {longest:.3f} of {took:.3f} s"
+        seen = [began, *(t for t in turns if began < t < over), over]
+        longest = max(b - a for a, b in pairwise(seen))
+        if took < 0.2:  # not long beside the turns of the other thread
+            n *= 2
+        elif longest < took / 2:
+            return
+        else:  # a busy machine lets a thread wait now and then, a held lock always
+            waits.append(f"{longest:.3f} of {took:.3f} s")
+    raise AssertionError(f"no turn for {', '.join(waits)}")
