@@ -17,6 +17,9 @@ import pytest
 from golden import recipe
 from models import copies, same
 
+from vitpool.config import DEFAULTS
+from vitpool.model import VisionTransformer
+
 DATA = Path(__file__).parent / "data" / "pickle_0_1_0"
 # file -> the size of its picture, and what its constructor was given
 BASE: dict[str, Any] = {
@@ -98,3 +101,16 @@ def test_a_new_pickle_holds_the_names_that_those_of_0_1_0_hold() -> None:
     names = {"vitpool.model._rebuild", "vitpool.model.VisionTransformer"}
     assert Names((DATA / "map_pool.pkl").read_bytes()).ours == names
     assert Names(pickle.dumps(load("map_pool"))).ours == names
+
+
+def test_a_pickle_holds_every_argument_and_its_version() -> None:
+    """A default that changes later does not change what an old pickle gives."""
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2
+    )
+    rebuild, arguments = model.__reduce__()
+    cls, config, weights, cfg, version = arguments
+    assert set(config) == set(DEFAULTS)
+    assert rebuild(cls, config, weights, cfg, version).config
+    with pytest.raises(ValueError, match="written by a later one"):
+        rebuild(cls, config, weights, cfg, version + 1)

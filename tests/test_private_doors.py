@@ -40,7 +40,7 @@ def test_an_output_is_an_integer(model: Any, output: Any) -> None:
 
 def test_numpy_integers_are_integers(model: Any) -> None:
     want = model(X)
-    got = model._run(X, np.int64(3), depth=np.int8(2), serial=np.uint64(model._serial))
+    got = model._run(X, np.int64(3), depth=np.int8(2))
     assert got[0].tobytes() == want.tobytes()
 
 
@@ -62,9 +62,6 @@ BAD_RUNS: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "depth huge": (ValueError, "depth", {"depth": 2**70}),
     "depth float": (TypeError, "depth must be an integer", {"depth": 1.0}),
     "depth None": (TypeError, "depth must be an integer", {"depth": None}),
-    "serial below": (ValueError, "serial", {"serial": -1}),
-    "serial huge": (ValueError, "serial", {"serial": 2**64}),
-    "serial str": (TypeError, "serial", {"serial": "1"}),
     "taps of none": (ValueError, "no block runs", {"depth": 0, "taps": [(0, 0)]}),
     "maps of none": (ValueError, "no block runs", {"depth": 0, "maps": [(0, 0)]}),
     "tap beyond": (ValueError, "from 0 to 1, not 2", {"taps": [(2, 0)]}),

@@ -77,17 +77,13 @@ class VisionTransformer:
         taps: Sequence[tuple[int, int] | tuple[int, int, str]] = (),
         maps: Sequence[tuple[int, int]] = (),
         profile: bool = False,
-        serial: SupportsIndex = 0,
         first: SupportsIndex | None = None,
-    ) -> (
-        tuple[
-            NDArray[np.float32] | None,
-            list[NDArray[np.float32]],
-            list[NDArray[np.float32]],
-            dict[str, Any] | None,
-        ]
-        | None
-    ): ...
+    ) -> tuple[
+        NDArray[np.float32] | None,
+        list[NDArray[np.float32]],
+        list[NDArray[np.float32]],
+        dict[str, Any] | None,
+    ]: ...
     def fc_norm(self, x: Any, /) -> NDArray[np.float32]: ...
     def forward_head(self, x: Any, pre_logits: bool = False) -> NDArray[np.float32]: ...
     def pool(self, x: Any, pool_type: str | None = None) -> NDArray[np.float32]: ...

@@ -6,7 +6,7 @@
 const char vp_model_run_doc[] =
     "_run($self, x, output, attn_mask=None, is_causal=False, pos_embed=None, "
     "depth=-1,\n"
-    "     taps=(), maps=(), profile=False, serial=0, first=None)\n--\n\n"
+    "     taps=(), maps=(), profile=False, first=None)\n--\n\n"
     "One forward pass of images x or, where first is given, of tokens x, shape "
     "(batch,\n"
     "tokens, embed_dim), before block first.\n"
@@ -17,9 +17,7 @@ const char vp_model_run_doc[] =
     "'attn' (after attention, before the MLP) or 'out'. maps: (block, which) pairs, "
     "block\n"
     "-1 for the pool.\n"
-    "Gives (output or None, [taps], [maps], profile dict or None); or None where "
-    "serial is\n"
-    "not 0 and not the model's _serial: it has changed.";
+    "Gives (output or None, [taps], [maps], profile dict or None).";
 
 /* Everything a request needs, owned; released in one place. */
 typedef struct {
@@ -312,23 +310,20 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"x",         "output", "attn_mask", "is_causal",
                             "pos_embed", "depth",  "taps",      "maps",
-                            "profile",   "serial", "first",     NULL};
+                            "profile",   "first",  NULL};
     PyObject *x, *output_object, *attn_mask = Py_None, *pos_embed = Py_None;
-    PyObject *depth_object = NULL, *taps = NULL, *maps = NULL, *serial_object = NULL;
+    PyObject *depth_object = NULL, *taps = NULL, *maps = NULL;
     PyObject *first = Py_None;
     int is_causal = 0, profile = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OpOOOOpOO:_run", names, &x,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OpOOOOpO:_run", names, &x,
                                      &output_object, &attn_mask, &is_causal, &pos_embed,
-                                     &depth_object, &taps, &maps, &profile,
-                                     &serial_object, &first)) {
+                                     &depth_object, &taps, &maps, &profile, &first)) {
         return NULL;
     }
     const int output = output_from(output_object);
     Py_ssize_t depth = -1;
-    unsigned long long serial = 0;
     if (output < 0 ||
-        (depth_object != NULL && vp_int_from(depth_object, "depth", -1, &depth) < 0) ||
-        (serial_object != NULL && vp_u64_from(serial_object, "serial", &serial) < 0)) {
+        (depth_object != NULL && vp_int_from(depth_object, "depth", -1, &depth) < 0)) {
         return NULL;
     }
     request r = {0};
@@ -338,10 +333,6 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
     r.vit = vp_model_acquire((vp_model *)object, &workspaces);
     if (r.vit == NULL) {
         return NULL;
-    }
-    if (serial != 0 && serial != vp_vit_serial(r.vit)) {
-        result = Py_NewRef(Py_None);
-        goto done;
     }
     const vp_config *c = vp_vit_config(r.vit);
     r.forward.depth = depth == -1 ? c->depth : (size_t)depth;

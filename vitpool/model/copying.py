@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..config import DEFAULTS
 from .facts import Facts
 from .parts import Float32
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_PICKLE_VERSION = 2
 
 
 class Copying(Facts):
@@ -31,12 +34,15 @@ class Copying(Facts):
 
     def __reduce__(self) -> tuple[Any, ...]:
         now = self.__copy__()
-        cfg = self._pretrained_cfg
-        return _rebuild, (type(self), now.config, now.state_dict(), cfg)
+        # All of the arguments, since their defaults may change from version to version.
+        config = {**DEFAULTS, **now.config}
+        state = (config, now.state_dict(), now._pretrained_cfg)
+        return _rebuild, (type(self), *state, _PICKLE_VERSION)
 
     def _facts(self) -> dict[str, str]:
-        options = self._options()
-        count = sum(int(np.prod(s)) for s in self.param_shapes().values())
+        now = self._snapshot()
+        options = now._options()
+        count = sum(math.prod(shape) for shape in now.param_shapes().values())
         name = self._pretrained_cfg.get("architecture") or "VisionTransformer"
         tag = self._pretrained_cfg.get("tag")
         return {
@@ -49,7 +55,7 @@ class Copying(Facts):
             "classes": str(options["num_classes"]),
             "parameters": f"{count:,}",
             "dtype": "float32",
-            "memory": f"{self.memory_bytes()['weights'] / 1e6:.1f} MB",
+            "memory": f"{now.memory_bytes()['weights'] / 1e6:.1f} MB",
         }
 
     def __repr__(self) -> str:
@@ -75,7 +81,14 @@ def _rebuild(
     config: dict[str, Any],
     weights: dict[str, Float32],
     pretrained_cfg: dict[str, Any],
+    version: int = 1,
 ) -> Copying:
+    """A model from its pickle. 0.1.0 wrote version 1, without the number."""
+    if version > _PICKLE_VERSION:
+        raise ValueError(
+            f"this pickle is of version {version}, and this vitpool reads up to "
+            f"{_PICKLE_VERSION}: it was written by a later one"
+        )
     model = cls(**config, weights=weights)
     model.pretrained_cfg = pretrained_cfg
     return model

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .. import _core
 from ..config import arguments_of
-from .parts import FcNorm, Float32, Module, PatchEmbed, share
+from .parts import FcNorm, Float32, Module, PatchEmbed
 
 
 class Facts(_core.VisionTransformer):
@@ -18,15 +19,44 @@ class Facts(_core.VisionTransformer):
 
     def _init_state(self) -> None:
         self._pretrained_cfg: dict[str, Any] = {}
+        self._held: weakref.WeakSet[Module] = weakref.WeakSet()  # every part there is
         self._head = Module(self, "head")
         self._pool_module: tuple[int, Module] | None = None
         self._pos_embeds: dict[tuple[int, tuple[int, int]], Float32] = {}
+
+    def _keep_lost_parts(
+        self, before: _core.VisionTransformer, *, new_head: bool
+    ) -> None:
+        """After a change: who holds a part that is gone keeps it as it was before."""
+        lost = []
+        if new_head:
+            lost.append("head")
+            self._head = Module(self, "head")
+        if self._pool_serial != before._pool_serial:
+            lost.append("attn_pool")
+            self._pool_module = None
+        names = list(self.param_shapes())
+        for part in self._parts():
+            if part is self._head or part._model is not self:
+                continue
+            start = f"{part._path}."
+            gone = any(map(part._is_at, lost))
+            if gone or not any(n.startswith(start) for n in names):
+                part._model = before
+
+    def _parts(self) -> list[Module]:
+        """The parts that somebody holds."""
+        while True:  # again where another thread has asked for one meanwhile
+            try:
+                return list(self._held)
+            except RuntimeError:
+                continue
 
     # -- parameters --
 
     def state_dict(self) -> dict[str, Float32]:
         """Every parameter by timm's key, as new float32 arrays."""
-        now = share(self)
+        now = self._snapshot()
         arrays = {name: now.get_parameter(name) for name in now.param_shapes()}
         for array in arrays.values():
             array.flags.writeable = True  # a copy of the caller's own
@@ -34,7 +64,7 @@ class Facts(_core.VisionTransformer):
 
     def named_parameters(self) -> Iterator[tuple[str, Float32]]:
         """(name, new read-only array) of every parameter, in timm's order."""
-        now = share(self)
+        now = self._snapshot()
         for name in now.param_shapes():
             yield name, now.get_parameter(name)
 

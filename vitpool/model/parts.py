@@ -17,12 +17,21 @@ Float32 = NDArray[np.float32]
 class Module:
     """A part of a model by its path: parameters and parts as attributes.
 
-    ``model.blocks[0].attn.qkv.weight`` is a new read-only float32 array.
+    ``model.blocks[0].attn.qkv.weight`` is a new read-only float32 array. A part shows
+    the model as it is, until a change of the model drops the part: then it keeps what
+    it had.
     """
 
     def __init__(self, model: _core.VisionTransformer, path: str) -> None:
         self._model = model
         self._path = path
+        held = getattr(model, "_held", None)
+        if held is not None:  # None: a snapshot, which drops nothing
+            held.add(self)
+
+    def _is_at(self, path: str) -> bool:
+        """Is this the part of that path, or within it?"""
+        return self._path == path or self._path.startswith(f"{path}.")
 
     def _names(self) -> list[str]:
         start = f"{self._path}."
@@ -83,12 +92,7 @@ class FcNorm(Module):
 
     def __call__(self, x: Any) -> Float32:
         """fc_norm of x, shape (B, C); x itself, as float32, where there is none."""
-        bare = share(self._model)
-        bare.reset_classifier(0, "")
-        x = _core.as_float32(x, "x")
-        if x.ndim != 2:
-            raise ValueError(f"x must have shape (batch, embed_dim), not {x.shape}")
-        return bare.forward_head(x[:, None, :])[:, 0]
+        return _core.VisionTransformer.fc_norm(self._model, x)  # a property hides it
 
 
 class PatchEmbed(Module):
@@ -109,7 +113,8 @@ class PatchEmbed(Module):
     @property
     def grid_size(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
-        (h, w), (ph, pw) = self.img_size, self.patch_size
+        options = self._model._options()
+        (h, w), (ph, pw) = options["img_size"], options["patch_size"]
         return h // ph, w // pw
 
     @property
@@ -117,10 +122,3 @@ class PatchEmbed(Module):
         """Rows times columns."""
         rows, columns = self.grid_size
         return rows * columns
-
-
-def share(model: _core.VisionTransformer) -> _core.VisionTransformer:
-    """The core of `model` as it is now: a model of its own that shares the weights."""
-    copy = _core.VisionTransformer.__new__(_core.VisionTransformer)
-    copy._adopt(model)
-    return copy

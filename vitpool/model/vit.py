@@ -20,8 +20,8 @@ from ..text import some
 from .attention import named_maps, wanted_maps
 from .copying import Copying
 from .intermediates import arrange, take_indices
-from .parts import Float32, Module, share
-from .positions import pos_embed_for, resized_weights
+from .parts import Float32
+from .positions import pos_embed_for, prefix_tokens, resized_weights
 
 # What _core's _run gives out.
 _NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
@@ -157,44 +157,40 @@ class VisionTransformer(Copying):
         {key: weights (B, H, N, N)}); the 'map' pool's are (B, H, 1, patches).
         """
         if return_attn is None:
-            return self._forward(x, _LOGITS, attn_mask, is_causal)[0]
-        keys, maps = wanted_maps(self._options(), return_attn)
-        out, _, arrays, _ = self._forward(x, _LOGITS, attn_mask, is_causal, maps=maps)
-        return out, named_maps(self, keys, maps, arrays)
+            return self._forward(self._snapshot(), x, _LOGITS, attn_mask, is_causal)[0]
+        now = self._snapshot()
+        keys, maps = wanted_maps(now._options(), return_attn)
+        out, _, arrays, _ = self._forward(
+            now, x, _LOGITS, attn_mask, is_causal, maps=maps
+        )
+        return out, named_maps(now, keys, maps, arrays)
 
     def forward_features(
         self, x: Any, attn_mask: Any = None, is_causal: bool = False
     ) -> Float32:
         """Tokens (B, N, C) after the last block and `norm`, of images x."""
-        features: Float32 = self._forward(x, _FEATURES, attn_mask, is_causal)[0]
+        now = self._snapshot()
+        features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
         return features
 
     def _forward(
         self,
+        now: _core.VisionTransformer,
         x: Any,
         output: int,
         attn_mask: Any = None,
         is_causal: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """_core's _run, with the position embedding of the images' own grid."""
-        if not self._options()["dynamic_img_size"]:
-            return self._run(x, output, attn_mask, is_causal, **kwargs)
-        x = _core.as_float32(x, "x")
-        while True:  # again where another thread has changed the model meanwhile
-            serial = self._serial
-            pos_embed = pos_embed_for(self, x, serial)
-            result = self._run(
-                x,
-                output,
-                attn_mask,
-                is_causal,
-                pos_embed=pos_embed,
-                serial=serial,
-                **kwargs,
-            )
-            if result is not None:
-                return result
+        """A pass of a snapshot, with the position embedding of the images' own grid.
+
+        Whatever else an answer takes of the model comes from the same snapshot: another
+        thread may change the model meanwhile.
+        """
+        if now._options()["dynamic_img_size"]:
+            x = _core.as_float32(x, "x")
+            kwargs["pos_embed"] = pos_embed_for(self._pos_embeds, now, x)
+        return now._run(x, output, attn_mask, is_causal, **kwargs)
 
     def forward_intermediates(
         self,
@@ -225,12 +221,15 @@ class VisionTransformer(Copying):
             )
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
-        depth = self._options()["depth"]
+        now = self._snapshot()
+        options = now._options()
+        depth = options["depth"]
         taken, last = take_indices(depth, indices)
         x = _core.as_float32(x, "x")
         blocks = sorted(set(taken))
         output = _NOTHING if intermediates_only else _FEATURES
         final, arrays, _, _ = self._forward(
+            now,
             x,
             output,
             attn_mask,
@@ -240,11 +239,11 @@ class VisionTransformer(Copying):
         )
         grid = None
         if output_fmt == "NCHW":
-            grid = self._grid(int(x.shape[2]), int(x.shape[3]))
+            grid = now._grid(int(x.shape[2]), int(x.shape[3]))
         return arrange(
             final,
             arrays,
-            self.num_prefix_tokens,
+            prefix_tokens(options),
             grid,
             return_prefix_tokens=return_prefix_tokens,
             intermediates_only=intermediates_only,
@@ -276,9 +275,12 @@ class VisionTransformer(Copying):
         """Where one forward of x spends its time.
 
         Gives 'total' (seconds) and for each op 'seconds', 'flops' (of its matrix
-        products) and 'calls'. Costs nothing when it is not asked for.
+        products) and 'calls'; and how often the outer loops ran: 'chunks' of the batch,
+        'query_blocks' and 'key_blocks' of attention. Costs nothing when it is not asked
+        for.
         """
-        profile: dict[str, Any] = self._forward(x, _LOGITS, profile=True)[3]
+        now = self._snapshot()
+        profile: dict[str, Any] = self._forward(now, x, _LOGITS, profile=True)[3]
         return profile
 
     def preprocess(self, images: Any, **kwargs: Any) -> Float32:
@@ -312,19 +314,14 @@ class VisionTransformer(Copying):
         TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
         negative count, a pool that is unknown or not possible here.
         """
-        held = self._pool_module
-        before = share(self)
+        before = self._snapshot()
         super().reset_classifier(
             num_classes,
             global_pool,
             add_attn_pool=add_attn_pool,
             seed=_seed(seed),
         )
-        # Who still holds what is gone from the model keeps its weights.
-        self._head._model, self._head = before, Module(self, "head")
-        if held is not None and held[0] != self._pool_serial:
-            held[1]._model = before
-            self._pool_module = None
+        self._keep_lost_parts(before, new_head=True)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -361,17 +358,17 @@ class VisionTransformer(Copying):
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
         """Another image or patch size in pixels; embeddings resampled as in timm."""
-        serial = self._serial
-        old = self._options()
-        options = dict(old)
+        sizes: dict[str, Any] = {}
         if img_size is not None:
-            options["img_size"] = as_pair(img_size, "img_size")
+            sizes["img_size"] = as_pair(img_size, "img_size")
         if patch_size is not None:
-            options["patch_size"] = as_pair(patch_size, "patch_size")
-        weights = resized_weights(self, options, old)
-        if not self._replace(options, weights, serial):
-            # Another thread has changed the model meanwhile: again, on what it is now.
-            self.set_input_size(img_size, patch_size)
+            sizes["patch_size"] = as_pair(patch_size, "patch_size")
+        while True:  # again where another thread has changed the model meanwhile
+            before = self._snapshot()
+            options = before._options() | sizes
+            weights = resized_weights(before, options)
+            if self._replace(options, weights, before._serial):
+                return
 
     def prune_intermediate_layers(
         self,
@@ -381,19 +378,21 @@ class VisionTransformer(Copying):
     ) -> list[int]:
         """Drops the blocks after the last of indices, and norm and head if wanted.
 
-        Gives the indices that were kept.
+        Gives the indices that were kept. Who holds a part that is dropped, a block or
+        the head, keeps it with its weights.
         """
-        serial = self._serial
-        options = self._options()
-        taken, last = take_indices(options["depth"], indices)
-        options["depth"] = last + 1
-        if prune_norm:
-            options["norm"] = False
-        if prune_head:
-            options.update(fc_norm=False, num_classes=0, global_pool="")
-        if not self._replace(options, {}, serial):  # changed by another thread: again
-            return self.prune_intermediate_layers(indices, prune_norm, prune_head)
-        return taken
+        while True:  # again where another thread has changed the model meanwhile
+            before = self._snapshot()
+            options = before._options()
+            taken, last = take_indices(options["depth"], indices)
+            options["depth"] = last + 1
+            if prune_norm:
+                options["norm"] = False
+            if prune_head:
+                options.update(fc_norm=False, num_classes=0, global_pool="")
+            if self._replace(options, {}, before._serial):
+                self._keep_lost_parts(before, new_head=prune_head)
+                return taken
 
 
 def _seed(seed: int | None) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def attention_maps(
     all tokens where there is none. The share that goes to prefix tokens is left out, so
     that a map need not sum to 1.
     """
+    model = copy.copy(model)  # of one state, whatever another thread does to it
     key = layer_key(model, layer)
     if key == "rollout":
         return rollout(model, x)[:, None]
@@ -92,6 +94,7 @@ def rollout(model: Any, x: NDArray[np.float32]) -> Heat:
     The product over the blocks of (mean over heads + identity) / 2, read at the class
     token; of an attention pool, at its own attention; else the mean over tokens.
     """
+    model = copy.copy(model)
     keys: list[Any] = list(range(len(model.blocks)))
     if model.attn_pool is not None:
         keys.append("attn_pool")
@@ -116,6 +119,7 @@ def pool_weights(model: Any, x: NDArray[np.float32], pool: str) -> Heat:
     map, prr: the attention of the model's own pool. Raises ValueError where the model
     has no such pool.
     """
+    model = copy.copy(model)
     rows, columns = _grid(model, x)
     if pool == "token":
         if not model.has_class_token:

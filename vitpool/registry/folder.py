@@ -8,6 +8,7 @@ weights.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -290,6 +291,7 @@ def save_pretrained(
 
     from ..transforms import resolve_data_config
 
+    model = copy.copy(model)  # of one state, whatever another thread does to it
     cfg = dict(model.pretrained_cfg or {})
     same = cfg.get("num_classes") in (None, model.num_classes)
     label_names = label_names or (cfg.get("label_names") if same else None)
