@@ -129,10 +129,11 @@ def test_a_second_run_does_only_what_is_missing(tmp_path, pictures, model) -> No
     embed.embed_images(model, listed, tmp_path, **OPTIONS)
     before = read(tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")}
-    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 50)
+    # the two that failed are tried again
+    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 48)
     (tmp_path / "part-000001.parquet").unlink()
     (tmp_path / ".part-000001.parquet.tmp").write_bytes(b"half")
-    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 34)
+    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 32)
     for path, stamp in stamps.items():
         changed = path.stat().st_mtime_ns != stamp
         assert changed == (path.name == "part-000001.parquet")
@@ -145,7 +146,7 @@ def test_a_longer_list_goes_on_where_the_shorter_ended(
 ) -> None:
     listed = names(pictures)
     embed.embed_images(model, listed[:20], tmp_path / "a", **OPTIONS)
-    assert embed.embed_images(model, listed, tmp_path / "a", **OPTIONS) == (50, 2, 16)
+    assert embed.embed_images(model, listed, tmp_path / "a", **OPTIONS) == (50, 2, 19)
     embed.embed_images(model, listed, tmp_path / "b", **OPTIONS)
     assert read(tmp_path / "a").equals(read(tmp_path / "b"))
 

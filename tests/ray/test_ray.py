@@ -25,6 +25,7 @@ from PIL import Image
 import vitpool
 from vitpool import embed
 from vitpool import ray as vitpool_ray
+from vitpool.embed.parts import locked
 from vitpool.embed.ray import count_rows
 
 PICTURES = 600
@@ -113,17 +114,89 @@ def test_rows_are_those_of_the_local_engine(cluster, pictures, expected, tmp_pat
     assert done == (PICTURES, len(BROKEN), 0)
     same_rows(out, expected)
     again = vitpool_ray.embed_images(MODEL, pictures, out, **options)
-    assert again == (PICTURES, len(BROKEN), PICTURES)
+    assert again == (PICTURES, len(BROKEN), PICTURES - len(BROKEN))
     same_rows(out, expected)
+
+
+def test_what_does_not_belong_together_is_refused(cluster, pictures, tmp_path) -> None:
+    few, out, folder = pictures[:40], tmp_path / "out", tmp_path / "model"
+    model = {"name": f"local-dir:{folder}", "pretrained": True}
+    options = {"pools": ["map"], "batch_size": 16, "actors": 1}
+    net = vitpool.create_model(**MODEL)
+    vitpool.save_pretrained(net, folder)
+    with pytest.raises(ValueError, match="allowed are avg"):
+        vitpool_ray.embed_images(model, few, out, **{**options, "pools": ["gem"]})
+    assert not out.exists()  # nor does a folder remember it
+    assert vitpool_ray.embed_images(model, few, out, **options) == (40, 1, 0)
+    told = out.with_name("out.ray") / "run.json"
     for changed, words in (
-        ({"pools": ["avg"]}, "begun with other options"),
-        ({"transform": {"crop_pct": 0.5}}, "begun with other options"),
+        ({"pools": ["avg"]}, "out: made with other pools; give another -o"),
+        ({"transform": {"crop_pct": 0.5}}, "made with other transform"),
         ({"num_cpus": 3}, "4 processors, but an actor of 3"),
+        ({"images": [*few, few[0]]}, "listed twice"),
+        ({"images": few[1:]}, f"holds {few[0]}, which is not listed now"),
     ):
+        args = {"images": few, **options, **changed}
         with pytest.raises(ValueError, match=words):
-            vitpool_ray.embed_images(MODEL, pictures, out, **{**options, **changed})
-    with pytest.raises(ValueError, match="listed twice"):
-        vitpool_ray.embed_images(MODEL, [*pictures, pictures[0]], out, **options)
+            vitpool_ray.embed_images(model, output=out, **args)
+    with locked(told.parent), pytest.raises(ValueError, match="another run"):
+        vitpool_ray.embed_images(model, few, out, **options)
+    # the same name, and other weights or another activation behind it
+    net.load_state_dict({"norm.bias": np.ones(net.embed_dim, np.float32)}, strict=False)
+    vitpool.save_pretrained(net, folder)
+    quick = {**MODEL, "act_layer": "quick_gelu"}
+    for other, words in ((model, "other weights"), (quick, "other act_layer")):
+        with pytest.raises(ValueError, match=f"made with {words}"):
+            vitpool_ray.embed_images(other, few, out, **options)
+    assert vitpool_ray.embed_images(MODEL, few, out, **options) == (40, 1, 39)
+    for old in (b'[{"name": "vit_digits"}, ["map"], {}]', b"{", b"[]"):
+        told.write_bytes(old)
+        with pytest.raises(ValueError, match=r"made by vitpool 0\.1\.0"):
+            vitpool_ray.embed_images(MODEL, few, out, **options)
+
+
+def test_an_actor_with_other_weights_makes_no_rows(cluster, tmp_path) -> None:
+    told = vitpool_ray.Embedder("vit_digits", threads=1).identity()
+    vitpool_ray.Embedder("vit_digits", threads=1, identity=told)
+    other = {**told, "weights": "0" * 32}
+    with pytest.raises(ValueError, match="made with other weights than on the machine"):
+        vitpool_ray.Embedder("vit_digits", threads=1, identity=other)
+
+
+def test_what_failed_is_tried_again(cluster, tmp_path) -> None:
+    paths = [str(tmp_path / f"{i}.png") for i in range(24)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (32, 32), (10 * i, 0, 0)).save(path)
+    options = {"pools": ["map"], "batch_size": 4, "part_size": 8, "actors": 1}
+    once, out = tmp_path / "once", tmp_path / "out"
+    assert vitpool_ray.embed_images(MODEL, paths, once, **options) == (24, 0, 0)
+    content = {i: Path(paths[i]).read_bytes() for i in (0, 5, 6, 7, 23)}
+    for i in content:
+        Path(paths[i]).write_bytes(b"half")
+    assert vitpool_ray.embed_images(MODEL, paths, out, **options) == (24, 5, 0)
+    for i in (0, 23):
+        Path(paths[i]).write_bytes(content[i])
+    assert vitpool_ray.embed_images(MODEL, paths, out, **options) == (24, 3, 19)
+    for i in content:
+        Path(paths[i]).write_bytes(content[i])
+    checkpoint = tmp_path / "out.ray" / "checkpoint"
+    failed = [f for f in out.glob("*.parquet") if errors_in(f)]
+    for file in checkpoint.glob("*.parquet"):  # killed once the checkpoint forgot
+        rows = pyarrow.parquet.read_table(file)
+        ids = pa.array([paths[i] for i in (5, 6, 7)])
+        rows = rows.filter(pa.compute.invert(pa.compute.is_in(rows["path"], ids)))
+        pyarrow.parquet.write_table(rows, file)
+    assert failed
+    (out / ".x.parquet.tmp").write_bytes(b"begun")
+    assert vitpool_ray.embed_images(MODEL, paths, out, **options) == (24, 0, 21)
+    same_rows(out, read(once))
+    assert vitpool_ray.embed_images(MODEL, paths, out, **options) == (24, 0, 24)
+    same_rows(out, read(once))
+    assert not list(out.glob(".*"))
+
+
+def errors_in(file: Path) -> int:
+    return pyarrow.parquet.read_table(file)["error"].drop_null().length()
 
 
 def test_a_killed_worker_loses_nothing(cluster, pictures, expected, tmp_path) -> None:

@@ -36,14 +36,15 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "data",
         metavar="DIR_OR_LIST",
-        help="a folder, or a text file with one path a line",
+        help="a folder (links are followed), or a text file with one path a line",
     )
     sub.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
-        help="folder of the part files; a run that was stopped goes on",
+        help="folder of the part files; a run that was stopped goes on, and what "
+        "failed is tried again",
     )
     sub.add_argument(
         "--pool", metavar="POOL[,POOL]", help="pools to write (default the model's own)"
@@ -93,7 +94,9 @@ def _locally(args: argparse.Namespace) -> Summary:
     from ..transforms import ImageError
 
     embed.need_pyarrow()
-    total = sum(1 for _ in embed.list_images(args.data))
+    total = None
+    if os.path.isdir(args.data) or os.path.isfile(args.data):  # read once to count
+        total = sum(1 for _ in embed.list_images(args.data))
     model = load_model(args)
     if not args.pool and model.global_pool not in embed.POOLS:
         raise UsageError(f"{args.model} has no pool of its own: give --pool")

@@ -6,8 +6,9 @@ pictures. Columns: `path`, one FixedSizeList<float32> named after each pool, `er
 picture that cannot be read keeps its row: null vectors, and the reason in `error`.
 
 A part is written under a hidden name and renamed when whole, so what is there is
-whole; a run that was stopped redoes the part it was at and goes on. Each part's schema
-metadata says which pictures it holds and what made it, so nothing is mixed up
+whole; a run that was stopped redoes the part it was at and goes on, and the rows that
+failed are tried again. Each part's schema metadata says which pictures it holds and
+what made it (all weights, options, pools, the transform), so nothing is mixed up
 unnoticed. Memory does not grow with the number of pictures: the list is read as it is
 worked on.
 

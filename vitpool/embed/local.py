@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config import as_int
 from ..transforms import (
     SUFFIXES,
     ImageError,
@@ -20,8 +21,16 @@ from ..transforms import (
     stream,
 )
 from .embedder import Embedder
-from .parts import Part, digest_of, locked, metadata_of, write_part
-from .rows import Rows, need_pyarrow
+from .parts import (
+    Part,
+    locked,
+    numbers_in,
+    part_path,
+    plan,
+    remove_stale,
+    write_part,
+)
+from .rows import Rows, need_pyarrow, paths_of
 
 
 def list_images(data: str | os.PathLike[str]) -> Iterator[str]:
@@ -45,9 +54,11 @@ def list_images(data: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    # a list from Windows begins with a mark, and its lines end in \r\n
+    text: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+    with open(path, newline="\n", **text) as file:
         for line in file:
-            name = line.rstrip("\r\n")
+            name = line.removesuffix("\n").removesuffix("\r")
             if "\0" in name:
                 raise ValueError(f"{path}: neither a folder nor a text file of paths")
             if name:
@@ -59,12 +70,12 @@ class Summary(NamedTuple):
 
     rows: int
     failed: int
-    resumed: int  # rows that an earlier run had finished
+    resumed: int  # rows that an earlier run had made, and this one kept
 
 
 def embed_images(
     model: Any,
-    images: Iterable[str],
+    images: Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     pools: Sequence[str] | None = None,
@@ -82,43 +93,37 @@ def embed_images(
     ImageError at the first picture that cannot be read, instead of keeping its reason.
     progress(n) is called as rows are done, report(path, reason) for each failure.
 
-    Given the same pictures again it goes on where it was stopped. Raises ValueError
-    where the folder holds parts of other pictures, weights, pools or pixels.
+    Given the same pictures again it goes on where it was stopped, and tries those that
+    failed once more; more pictures may follow. Raises ValueError where the folder holds
+    parts of other pictures, of another model, other pools or pixels, and where there
+    are parts of a longer list, or Parquet files that are no parts.
     """
     need_pyarrow()
-    if part_size < 1:
-        raise ValueError(f"part_size: {part_size}, allowed is 1 or more")
+    names = paths_of(images)
+    part_size = as_int(part_size, "part_size", 1)
     transform = transform or create_transform(**resolve_data_config(model))
     embedder = Embedder(model, pools)
     run = {**embedder.identity(transform), "part_size": part_size}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    total, failed, resumed = 0, 0, 0
+    total, failed, resumed, parts = 0, 0, 0, 0
     waiting: deque[Part] = deque()  # parts whose rows are on their way, in order
 
     def todo() -> Iterator[str]:
-        nonlocal total, failed, resumed
-        names = iter(images)
-        for number in itertools.count():
-            paths = list(itertools.islice(names, part_size))
-            if not paths:
-                return
-            meta = {"run": run, "rows": len(paths), "paths": digest_of(paths)}
-            path = folder / f"part-{number:06d}.parquet"
-            part = Part(number, path, total, paths, meta)
-            total += len(paths)
-            there = metadata_of(part)
-            if there is None:
+        nonlocal total, resumed, parts
+        while paths := list(itertools.islice(names, part_size)):
+            part = plan(part_path(folder, parts), total, paths, run)
+            parts += 1
+            total += part.rows
+            resumed += part.rows - len(part.todo)
+            progress(part.rows - len(part.todo))
+            if part.todo:
                 waiting.append(part)
-                yield from paths
-            else:
-                resumed += len(paths)
-                failed += there["failed"]
-                progress(len(paths))
+                yield from (paths[row] for row in part.todo)
 
     with locked(folder):
-        for stale in folder.glob(".part-*.tmp"):
-            stale.unlink()
+        there = numbers_in(folder)
+        remove_stale(folder)
         rows = Rows(embedder)
         for batch in stream(
             todo(), transform, batch_size=batch_size, num_workers=num_workers
@@ -129,10 +134,15 @@ def embed_images(
                     raise ImageError(batch.sources[index], reason)
             failed += len(batch.errors)
             rows.add(batch, embedder(batch.inputs))
-            while waiting and rows.count >= len(waiting[0].paths):
+            while waiting and rows.count >= len(waiting[0].todo):
                 part = waiting.popleft()
-                finished, bad = rows.take(len(part.paths))
-                part.meta["failed"] = bad
-                write_part(part, finished)
+                write_part(part, rows.take(len(part.todo)))
             progress(len(batch.sources))
+    left = [part_path(folder, number).name for number in there if number >= parts]
+    if left:
+        raise ValueError(
+            f"{folder}: {', '.join(left[:3])}{' ...' if left[3:] else ''} are of a "
+            "longer list of pictures; delete them, or give another -o. All parts of "
+            "this one are done"
+        )
     return Summary(total, failed, resumed)

@@ -19,10 +19,9 @@ columns are those of `vitpool.embed`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +38,10 @@ from ..transforms import (
     stream,
 )
 from . import embedder
+from .embedder import difference, versions
 from .local import Summary
-from .rows import need_pyarrow, table, text
+from .parts import locked, remove_stale, replacing
+from .rows import need_pyarrow, paths_of, table, text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -56,7 +57,8 @@ class Embedder:
     with `name` among them. pools: default the model's own. transform: its options that
     differ from the model's, as for `resolve_data_config`, and `exif`. threads: default
     the processors that Ray gave the actor. strict: a picture that cannot be read raises
-    ImageError, instead of becoming a null with its reason.
+    ImageError, instead of becoming a null with its reason. identity: what `identity()`
+    must give; ValueError where this machine's weights are others.
 
     A batch is a pyarrow Table (batch_format="pyarrow") with the column `path`, or
     `path` and `bytes` as from `ray.data.read_binary_files(..., include_paths=True)`;
@@ -71,17 +73,19 @@ class Embedder:
         transform: Mapping[str, Any] | None = None,
         threads: int | None = None,
         strict: bool = False,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.threads = threads or _assigned_cpus()
         set_num_threads(self.threads)
-        options = _model_options(model)
-        options.setdefault("pretrained", True)
-        net = create_model(**options)
-        own = net.global_pool
-        net.reset_classifier(0)
-        self.embedder = embedder.Embedder(net, pools if pools is not None else [own])
-        self.transform = _transform(net, transform or {})
+        self.embedder, self.transform = _open(model, pools, transform)
         self.strict = strict
+        other = difference(identity, self.identity()) if identity is not None else ""
+        if other:
+            raise ValueError(f"the run is {other} than on the machine of this actor")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the vectors of two of these the same, up to rounding."""
+        return self.embedder.identity(self.transform)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Embed one batch; see the class."""
@@ -110,14 +114,25 @@ class Embedder:
         return table(paths, whole, good, errors)
 
 
+def _open(
+    model: str | Mapping[str, Any],
+    pools: Sequence[str] | None,
+    transform: Mapping[str, Any] | None,
+) -> tuple[embedder.Embedder, Transform]:
+    """The model with its pools, and its transform, of what `Embedder` takes."""
+    net = create_model(**{"pretrained": True, **_model_options(model)})
+    own = net.global_pool
+    net.reset_classifier(0)
+    options = dict(transform or {})
+    exif = bool(options.pop("exif", False))
+    return (
+        embedder.Embedder(net, pools if pools is not None else [own]),
+        create_transform(**resolve_data_config(net, **options), exif=exif),
+    )
+
+
 def _model_options(model: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"name": model} if isinstance(model, str) else dict(model)
-
-
-def _transform(model: Any, options: Mapping[str, Any]) -> Transform:
-    own = dict(options)
-    exif = bool(own.pop("exif", False))
-    return create_transform(**resolve_data_config(model, **own), exif=exif)
 
 
 def _assigned_cpus() -> int:
@@ -136,15 +151,14 @@ def _write_list(paths: list[str], target: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    hidden = target.with_name(f".{target.name}.tmp")
     column = pa.table({"path": pa.array(paths, pa.string())})
-    pq.write_table(column, hidden, row_group_size=4096)
-    os.replace(hidden, target)
+    with replacing(target) as file:
+        pq.write_table(column, file, row_group_size=4096)
 
 
 def embed_images(
     model: str | Mapping[str, Any],
-    images: Sequence[str],
+    images: Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     pools: Sequence[str] | None = None,
@@ -160,41 +174,31 @@ def embed_images(
     model, pools, transform, strict: as `Embedder`. images: paths that every node can
     open, each once. output: a folder that every node can write; `<output>.ray` beside
     it keeps the list and Ray Data's checkpoint, so that the same call goes on where it
-    was stopped, and does nothing when all is done. actors: at most so many; default one
-    for each num_cpus processors of the cluster, less the two that Ray needs besides.
+    was stopped, and tries the pictures that failed once more; more pictures may be
+    listed. actors: at most so many; default one for each num_cpus processors of the
+    cluster, less the two that Ray needs besides.
 
-    Raises ValueError for a picture listed twice, where the folder belongs to another
-    run, and for a cluster too small.
+    The model is made in this process too, to see that it can be, and what it is: each
+    actor must find the same. Raises ValueError for a picture listed twice, where the
+    folder belongs to another run or holds pictures that are not listed, and for a
+    cluster too small.
     """
     need_pyarrow()
     import pyarrow.dataset as dataset
     import ray
-    from ray.data.checkpoint import CheckpointConfig
 
     folder = Path(output).absolute()
     state = folder.with_name(folder.name + ".ray")
     if any(folder.glob("part-*.parquet")):
         raise ValueError(f"{folder}: holds parts of the local engine; give another -o")
-    if len(set(images)) != len(images):
-        twice = next(p for i, p in enumerate(images) if p in images[:i])
-        raise ValueError(f"{twice}: listed twice, and a path is the row's name in Ray")
-    options = _model_options(model)
-    run = json.loads(json.dumps([options, pools, dict(transform or {})], default=str))
-    told = state / "run.json"
-    if told.exists():
-        if json.loads(told.read_text(encoding="utf-8")) != run:
+    paths = [text(path) for path in paths_of(images)]
+    listed: set[str] = set()
+    for path in paths:
+        if path in listed:
             raise ValueError(
-                f"{folder}: begun with other options, see {told}; give another -o"
+                f"{path}: listed twice, and a path is the row's name in Ray"
             )
-    elif any(folder.glob("*.parquet")):
-        raise ValueError(f"{folder}: holds Parquet files of others; give another -o")
-    state.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(run), encoding="utf-8")
-    paths = [text(p) for p in images]
-    _write_list(paths, state / "paths.parquet")
-
-    before = count_rows(folder)
+        listed.add(path)
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < num_cpus + RAY_CPUS:
         # without this the run would wait for ever
@@ -203,6 +207,112 @@ def embed_images(
             f"{RAY_CPUS} more beside it, for reading and for the checkpoint"
         )
     actors = min(actors or cpus, (cpus - RAY_CPUS) // num_cpus)
+    net, pixels = _open(model, pools, transform)
+    run = net.identity(pixels)
+    del net
+    state.mkdir(parents=True, exist_ok=True)
+    with locked(state):
+        _begin(folder, state / "run.json", run)
+        remove_stale(folder)
+        remove_stale(state / "checkpoint")
+        _write_list(paths, state / "paths.parquet")
+        _forget_failed(folder, state / "checkpoint", listed)
+        before = count_rows(folder)
+        _compute(
+            folder,
+            state,
+            {
+                "model": _model_options(model),
+                "pools": pools,
+                "transform": dict(transform or {}),
+                "strict": strict,
+                "identity": run,
+            },
+            batch_size=batch_size,
+            part_size=part_size,
+            actors=actors,
+            num_cpus=num_cpus,
+        )
+    done = dataset.dataset(folder, format="parquet")
+    failed = done.count_rows(filter=dataset.field("error").is_valid())
+    return Summary(done.count_rows(), failed, before)
+
+
+def _begin(folder: Path, told: Path, run: dict[str, Any]) -> None:
+    """Note what the run is; ValueError where the folder is another's."""
+    if told.exists():
+        try:
+            made = json.loads(told.read_text(encoding="utf-8"))
+        except ValueError:  # 0.1.0 could be killed while it wrote
+            made = None
+        other = difference(made["run"] if isinstance(made, dict) else {}, run)
+        if other:
+            raise ValueError(
+                f"{folder}: {other}; give another -o, or delete it and {told.parent}"
+            )
+    elif any(folder.glob("*.parquet")):
+        raise ValueError(f"{folder}: holds Parquet files of others; give another -o")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(told) as file:
+        text = json.dumps({"run": run, "versions": versions()}, indent=2)
+        file.write(text.encode() + b"\n")
+
+
+def _forget_failed(folder: Path, checkpoint: Path, listed: set[str]) -> None:
+    """Take the rows that failed out of what is done, so that Ray makes them again.
+
+    The checkpoint forgets first: killed at any point, it leaves rows that the next run
+    takes out, and none is lost or there twice. ValueError for a row that is not listed.
+    """
+    import pyarrow as pa
+
+    failed: dict[Path, list[str]] = {}
+    for file in folder.glob("*.parquet"):
+        rows = _read(file, ["path", "error"])
+        for row in rows.to_pylist() if rows is not None else ():
+            if row["path"] not in listed:
+                raise ValueError(
+                    f"{folder}: holds {row['path']}, which is not listed now; give "
+                    "another -o"
+                )
+            if row["error"] is not None:
+                failed.setdefault(file, []).append(row["path"])
+    again = pa.array([path for paths in failed.values() for path in paths], pa.string())
+    if len(again):
+        for file in [*checkpoint.glob("*.parquet"), *failed]:
+            _remove_rows(file, again)
+
+
+def _remove_rows(file: Path, paths: pyarrow.Array) -> None:
+    """Write a file again without the rows of these pictures."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = _read(file)
+    if rows is None:
+        return
+    kept = rows.filter(pc.invert(pc.is_in(rows["path"], value_set=paths)))
+    if not len(kept):
+        file.unlink()
+    elif len(kept) < len(rows):
+        with replacing(file) as out:
+            pq.write_table(kept, out)
+
+
+def _compute(
+    folder: Path,
+    state: Path,
+    options: dict[str, Any],
+    *,
+    batch_size: int,
+    part_size: int,
+    actors: int,
+    num_cpus: int,
+) -> None:
+    """Let Ray Data make the rows that its checkpoint lacks; options: of `Embedder`."""
+    import ray
+    from ray.data.checkpoint import CheckpointConfig
+
     context = ray.data.DataContext.get_current()
     saved = context.checkpoint_config
     context.checkpoint_config = CheckpointConfig(
@@ -217,12 +327,7 @@ def embed_images(
         rows = rows.repartition(target_num_rows_per_block=4 * batch_size)
         rows = rows.map_batches(
             Embedder,
-            fn_constructor_kwargs={
-                "model": options,
-                "pools": pools,
-                "transform": dict(transform or {}),
-                "strict": strict,
-            },
+            fn_constructor_kwargs=options,
             batch_format="pyarrow",
             batch_size=batch_size,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
@@ -231,22 +336,23 @@ def embed_images(
         rows.write_parquet(str(folder), min_rows_per_file=part_size)
     finally:
         context.checkpoint_config = saved
-    done = dataset.dataset(folder, format="parquet")
-    failed = done.count_rows(filter=dataset.field("error").is_valid())
-    return Summary(done.count_rows(), failed, before)
 
 
-def count_rows(folder: Path) -> int:
-    """Rows of the files that are whole.
+def _read(file: Path, columns: list[str] | None = None) -> pyarrow.Table | None:
+    """A file's rows; None of one that was being written when a run was killed.
 
-    One that was being written when a run was killed is not; Ray deletes it as the next
-    run starts.
+    Ray deletes that one as the next run starts.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = 0
-    for path in folder.glob("*.parquet"):
-        with contextlib.suppress(pa.ArrowInvalid):
-            rows += pq.read_metadata(path).num_rows
-    return rows
+    try:
+        return pq.ParquetFile(file).read(columns)
+    except pa.ArrowInvalid:
+        return None
+
+
+def count_rows(folder: Path) -> int:
+    """Rows of the files that are whole."""
+    files = (_read(file, []) for file in folder.glob("*.parquet"))
+    return sum(len(rows) for rows in files if rows is not None)

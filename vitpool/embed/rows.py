@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,14 +63,33 @@ def table(
                 pa.array(full.ravel()), rows.shape[1], mask=pa.array(missing)
             )
         )
-    columns.append(pa.array([errors.get(i) for i in range(len(paths))], pa.string()))
+    reasons = [text(errors[i]) if i in errors else None for i in range(len(paths))]
+    columns.append(pa.array(reasons, pa.string()))
     sizes = {pool: rows.shape[1] for pool, rows in vectors.items()}
     return pa.Table.from_arrays(columns, schema=schema(sizes))
 
 
 def text(path: str) -> str:
     """A path as text that Parquet can hold: names need not be UTF-8 on Linux."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        raw = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a character that no name has
+        raw = path.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def paths_of(images: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
+    """The paths as text; TypeError for one path in place of several, or for no path."""
+    if isinstance(images, (str, bytes, os.PathLike)):
+        raise TypeError(f"images: {images!r}, allowed are paths, as of list_images")
+
+    def path(image: Any) -> str:
+        name = os.fspath(image)
+        if not isinstance(name, str):
+            raise TypeError(f"images: {type(name).__name__} in it, allowed are paths")
+        return name
+
+    return map(path, images)
 
 
 class Rows:
@@ -88,8 +108,8 @@ class Rows:
             self.rows.append((source, own, batch.errors.get(index)))
         self.count += len(batch.sources)
 
-    def take(self, count: int) -> tuple[pyarrow.Table, int]:
-        """The first rows as a table, and how many of them failed."""
+    def take(self, count: int) -> pyarrow.Table:
+        """The first rows as a table."""
         taken = [self.rows.popleft() for _ in range(count)]
         self.count -= count
         good = [i for i, row in enumerate(taken) if row[1] is not None]
@@ -100,4 +120,4 @@ class Rows:
             )
             for pool, size in self.sizes.items()
         }
-        return table([row[0] for row in taken], vectors, good, errors), len(errors)
+        return table([row[0] for row in taken], vectors, good, errors)

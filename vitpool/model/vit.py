@@ -286,7 +286,8 @@ class VisionTransformer(Copying):
     def preprocess(self, images: Any, **kwargs: Any) -> Float32:
         """Pictures to a batch (B, in_chans, height, width) for this model.
 
-        images: paths, bytes, PIL images or uint8 arrays. See vitpool.transforms.
+        images: paths, bytes, open files, PIL images, uint8 arrays. See
+        vitpool.transforms.preprocess.
         """
         from ..transforms import preprocess
 
