@@ -231,10 +231,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "prune": lambda m: m.prune_intermediate_layers([0]),
     "set_input_size": lambda m: m.set_input_size(64),
     "set patch_size": lambda m: m.set_input_size(patch_size=8),
-    "state_dict": lambda m: m.state_dict(),
     "copy": copy.deepcopy,
     "pickle": lambda m: pickle.loads(pickle.dumps(m)),
-    "fc_norm": lambda m: m.fc_norm(np.ones((2, 32), np.float32)),
 }
 
 
