@@ -6,7 +6,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# Last, so that a build or a wheel elsewhere is not hidden by the sources.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.kernel_table import refresh
 
