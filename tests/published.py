@@ -282,6 +282,69 @@ def radio(state: Mapping[str, np.ndarray]) -> State:
     return out
 
 
+def transformers_vit(
+    state: Mapping[str, np.ndarray], prefix: str = "vit.", classifier: bool = True
+) -> State:
+    """transformers' ViTForImageClassification, or without the classifier ViTModel."""
+    out = renamed(
+        split_qkv(without(state, "head."), "{}.attn.{}_proj.{}"),
+        (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
+        (r"^pos_embed$", "embeddings.position_embeddings"),
+        (r"^cls_token$", "embeddings.cls_token"),
+        (r"^(fc_)?norm\.", "layernorm."),
+        (r"\.norm1\.", ".layernorm_before."),
+        (r"\.norm2\.", ".layernorm_after."),
+        (r"\.attn\.q_proj\.", ".attention.attention.query."),
+        (r"\.attn\.k_proj\.", ".attention.attention.key."),
+        (r"\.attn\.v_proj\.", ".attention.attention.value."),
+        (r"\.attn\.proj\.", ".attention.output.dense."),
+        (r"\.mlp\.fc1\.", ".intermediate.dense."),
+        (r"\.mlp\.fc2\.", ".output.dense."),
+        (r"^blocks\.", "encoder.layer."),
+    )
+    out = {f"{prefix}{key}": value for key, value in out.items()}
+    for kind in ("weight", "bias") if classifier else ():
+        out[f"classifier.{kind}"] = state[f"head.{kind}"]
+    return out
+
+
+def siglip(state: Mapping[str, np.ndarray]) -> State:
+    """transformers' SiglipModel: both towers, the text's in part."""
+    out = renamed(
+        split_qkv(without(state, "head."), "{}.attn.{}_proj.{}"),
+        (r"^patch_embed\.proj", "embeddings.patch_embedding"),
+        (r"^pos_embed$", "embeddings.position_embedding.weight"),
+        (r"^norm\.", "post_layernorm."),
+        (r"\.norm([12])\.", r".layer_norm\1."),
+        (r"\.attn\.([qkv])_proj\.", r".self_attn.\1_proj."),
+        (r"\.attn\.proj\.", ".self_attn.out_proj."),
+        (r"^attn_pool\.latent", "head.probe"),
+        (r"^attn_pool\.proj\.", "head.attention.out_proj."),
+        (r"^attn_pool\.norm\.", "head.layernorm."),
+        (r"^attn_pool\.mlp\.", "head.mlp."),
+        (r"^blocks\.", "encoder.layers."),
+    )
+    positions = "embeddings.position_embedding.weight"
+    out[positions] = out[positions][0]
+    for kind in ("weight", "bias"):
+        q, kv = out.pop(f"attn_pool.q.{kind}"), out.pop(f"attn_pool.kv.{kind}")
+        out[f"head.attention.in_proj_{kind}"] = np.concatenate([q, kv])
+    text = {
+        "text_model.embeddings.token_embedding.weight": np.ones((9, 8), np.float32),
+        "logit_scale": np.ones(1, np.float32),
+        "logit_bias": np.ones(1, np.float32),
+    }
+    return {f"vision_model.{key}": value for key, value in out.items()} | text
+
+
+def naflex(state: Mapping[str, np.ndarray]) -> State:
+    """transformers' Siglip2Model, whose patches are rows of (row, column, channel)."""
+    out = siglip(state)
+    key = "vision_model.embeddings.patch_embedding.weight"
+    out[key] = out[key].transpose(0, 2, 3, 1).reshape(out[key].shape[0], -1)
+    return out
+
+
 def deit3(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"model": renamed(state, (r"ls([12])\.gamma", r"gamma_\1"))}
 

@@ -75,6 +75,9 @@ LAYOUTS: dict[str, tuple[Mapping[str, Any], Callable[[Any], dict[str, Any]], str
         ".safetensors",
     ),
     "beit3": (BEIT, published.beit3, ".safetensors"),
+    "transformers vit": (TINY, published.transformers_vit, ".safetensors"),
+    "siglip": (MAP | {"num_classes": 0}, published.siglip, ".safetensors"),
+    "naflex": (MAP | {"num_classes": 0}, published.naflex, ".safetensors"),
     "deit3": (DINO, lambda state: published.deit3(state)["model"], ".safetensors"),
     "pre_logits": (TINY, published.with_pre_logits, ".safetensors"),
     "flat patches": (TINY, published.flat_patches, ".safetensors"),
@@ -180,6 +183,7 @@ def test_tensors_are_read_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_published_layout_is_read_back(name: str, tmp_path: Path) -> None:
     """What `published` writes is the inverse of what is read, bit for bit."""
     options, publish, suffix = LAYOUTS[name]
@@ -283,6 +287,7 @@ def test_background_class_is_cut_off() -> None:
         ("avg", "prr", "fc_norm.", "norm."),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_trained_norm_moves_to_where_the_pool_needs_it(
     stored: str, wanted: str, old: str, new: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,6 +305,7 @@ def test_trained_norm_moves_to_where_the_pool_needs_it(
 
 
 @pytest.mark.parametrize("wanted", ["avg", "", "max", "avgmax", "prr"])
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_unused_attention_pool_is_left_out_and_said(
     wanted: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -348,6 +354,7 @@ def test_build_equals_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_build_resizes_everything_at_once(suffix: str, tmp_path: Path) -> None:
     state = weights_of(TINY)
     content = state if suffix == ".safetensors" else published.jax(state, heads=2)
@@ -486,6 +493,7 @@ def test_file_that_ends_while_it_is_loaded_leaves_the_model(tmp_path: Path) -> N
             model.load_state_dict(weights)
 
 
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_load_follows_a_reset_classifier(tmp_path: Path) -> None:
     """The file is fitted to the model as it is, not as it was built."""
     path = write(tmp_path / "a.safetensors", weights_of(MAP | {"num_classes": 3}))

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitpool.checkpoint import Spec, StateDict, convert_state_dict, open_state_dict
+from vitpool.checkpoint.fit import Fit
 from vitpool.checkpoint.lazy import LazyTensor
-from vitpool.checkpoint.load import Fit
 from vitpool.checkpoint.safetensors_file import MAX_HEADER
 
 WEIGHTS = {
@@ -466,6 +466,7 @@ SHAPE = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 16, 24]), max_size=5)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("layout", KNOWN)
+@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_known_keys_with_any_shapes_are_refused_or_read(
     layout: str, data: st.DataObject
 ) -> None:

@@ -253,7 +253,19 @@ def test_dtype_and_seed_reach_the_model(loads: Loads) -> None:
     options = built("test_vit", dtype="bfloat16", seed=3)
     assert (options["dtype"], options["seed"]) == ("bfloat16", 3)
     built("test_vit", checkpoint_path="w.safetensors", dtype="bfloat16", seed=3)
-    assert loads.built[0][3] == {"variant": "test_vit", "dtype": "bfloat16", "seed": 3}
+    how = {"variant": "test_vit", "dtype": "bfloat16", "seed": 3}
+    assert loads.built[0][3] == how | {"stored_pool": ""}
+
+
+def test_registered_weights_come_with_the_pool_they_were_trained_with(
+    loads: Loads,
+) -> None:
+    """And not with the one that the caller asks for."""
+    for name in ("vit_base_patch16_siglip_224", "vit_tiny_patch16_224"):
+        overlay = {"file": "w.safetensors"}
+        built(name, pretrained=True, global_pool="avg", pretrained_cfg_overlay=overlay)
+    pools = [how["stored_pool"] for *_, how in loads.built]
+    assert pools == ["map", "token"]
 
 
 def test_model_carries_its_configuration() -> None:

@@ -30,3 +30,10 @@ def some(items: Iterable[str], most: int = 8) -> str:
     shown = [item[:120] for item in items]
     more = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(text: str) -> str:
+    """A file's text for a terminal: what does not print comes as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

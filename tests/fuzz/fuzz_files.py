@@ -25,6 +25,7 @@ with atheris.instrument_imports(include=["vitpool"]):
 
     import vitpool
     import vitpool.checkpoint.adapt
+    import vitpool.checkpoint.fit
     import vitpool.checkpoint.formats.transformers
     import vitpool.checkpoint.load
     import vitpool.checkpoint.safetensors_file
@@ -34,8 +35,8 @@ with atheris.instrument_imports(include=["vitpool"]):
     import vitpool.registry
     import vitpool.transforms
     from vitpool.checkpoint import Spec, StateDict, convert_state_dict, open_state_dict
+    from vitpool.checkpoint.fit import Fit
     from vitpool.checkpoint.lazy import LazyTensor
-    from vitpool.checkpoint.load import Fit
 
 FOLDER = Path(tempfile.mkdtemp(prefix="vitpool-fuzz-"))
 logging.disable(logging.CRITICAL)

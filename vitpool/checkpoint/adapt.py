@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..resample import FloatArray, resample_abs_pos_embed, resample_patch_embed
-from .formats import find_format
-from .lazy import Array, LazyTensor, StateDict, lazy_tensors
+from ..text import printable
+from .formats import find_format, take_unused
+from .formats.keys import Tensors, renamed
+from .lazy import Array, StateDict, lazy_tensors
 from .spec import Spec
 
 _log = logging.getLogger("vitpool")
 
 PATCH = "patch_embed.proj.weight"
+# timm's attention pool, and the layer before the head that its first ViTs had.
+_PARTS = frozenset(
+    f"{part}.{kind}"
+    for part in (
+        *("attn_pool.q", "attn_pool.kv", "attn_pool.proj", "attn_pool.norm"),
+        *("attn_pool.mlp.fc1", "attn_pool.mlp.fc2", "pre_logits.fc"),
+    )
+    for kind in ("weight", "bias")
+) | {"attn_pool.latent"}
 
 
 def convert_state_dict(
@@ -37,28 +49,47 @@ def convert_state_dict(
     """
     source = getattr(state_dict, "source", "")
     tensors = lazy_tensors(state_dict)
-    module = find_format(tensors)
-    layout = module.__name__.rpartition(".")[2] if module else "timm"
+    layout = "timm"
     try:
-        if module:
-            tensors = module.convert(tensors, spec)
-        out = {}
-        for key, tensor in tensors.items():
-            if "pre_logits" in key:
-                continue  # of the first ViTs; no published weights use it
-            out[re.sub(r"gamma_([0-9])", r"ls\1.gamma", key)] = tensor  # DeiT-3
+        found = find_format(tensors)
+        if found:
+            module, prefix = found
+            layout = module.__name__.rpartition(".")[2]
+            out, pool = _convert(module, tensors, prefix, spec)
+        else:
+            out, pool = tensors, ""
+        out = renamed(out, [(r"^(blocks\.\d+\.)gamma_([12])$", r"\1ls\2.gamma")])
         _positions(out, spec, layout)
         _patches(out, spec, layout)
         _head(out, spec, new_head)
-        _norms(out, spec)
-        _pool(out, spec)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}" if source else str(error)) from None
-    except LookupError as error:
-        # A layout is known by one key; a file may lack the others, or their axes.
-        what = f"looks like a checkpoint of {layout}, but lacks part of it: {error}"
-        raise ValueError(f"{source}: {what}" if source else what) from None
+        _fit_pool(out, spec, pool or spec.stored_pool, source)
+    except (ValueError, LookupError) as error:
+        what = str(error)
+        if isinstance(error, LookupError):
+            # A layout is known by one key; a file may lack the others, or their axes.
+            what = f"looks like a checkpoint of {layout}, but lacks part of it: {what}"
+        raise ValueError(printable(f"{source}: {what}" if source else what)) from None
     return StateDict(out, source)
+
+
+def _convert(
+    module: ModuleType, tensors: Tensors, prefix: str, spec: Spec
+) -> tuple[Tensors, str]:
+    """The tensors under timm's keys, and the pool of their head where it is known.
+
+    What the format does not carry keeps the key it has in the file.
+    """
+    tell = getattr(module, "head_pool", None)
+    pool = tell(tensors, prefix) if tell else ""
+    unused = take_unused(module, tensors, prefix)
+    if unused:
+        first = printable(unused[0])
+        _log.info("%d tensors are left out: %s, ...", len(unused), first)
+    out: Tensors = module.convert(tensors, prefix, spec)
+    for key, tensor in tensors.items():
+        # Beside the model, and yet called as a part of it: say where it is.
+        out[f"{key} (beside {prefix})" if key in spec.shapes else key] = tensor
+    return out, pool
 
 
 def adapt_input_conv(weight: FloatArray, in_chans: int) -> FloatArray:
@@ -78,20 +109,23 @@ def adapt_input_conv(weight: FloatArray, in_chans: int) -> FloatArray:
 
 def _filter(spec: Spec, layout: str) -> tuple[str, bool]:
     """Interpolation and antialiasing; JAX's archives are resized as FlexiViT's are."""
-    if layout == "jax":
-        return "bilinear", False
+    if layout in ("jax", "naflex"):
+        return "bilinear", layout == "naflex"
     return spec.interpolation, spec.antialias
 
 
-def _patches(out: dict[str, LazyTensor], spec: Spec, layout: str) -> None:
+def _patches(out: Tensors, spec: Spec, layout: str) -> None:
     """Resize the patch embedding, and change its channels."""
     target = spec.shapes.get(PATCH)
     tensor = out.get(PATCH)
     if tensor is None or target is None:
         return
-    if len(tensor.shape) < 4:
-        # A linear layer on flat patches, of the time before convolutions.
-        tensor = tensor.reshape(target[0], -1, *target[2:])
+    if len(tensor.shape) == 2 and layout in ("timm", "trunk"):
+        # timm's of the time before convolutions: a linear layer on flat patches.
+        width, inputs = tensor.shape
+        side = math.isqrt(inputs // 3)
+        own = inputs == math.prod(target[1:])
+        tensor = tensor.reshape(width, *(target[1:] if own else (3, side, side)))
     if len(tensor.shape) != 4 or 0 in tensor.shape:
         return  # reported as a wrong shape
     width, channels, *old = tensor.shape
@@ -114,7 +148,7 @@ def _patches(out: dict[str, LazyTensor], spec: Spec, layout: str) -> None:
     out[PATCH] = tensor
 
 
-def _positions(out: dict[str, LazyTensor], spec: Spec, layout: str) -> None:
+def _positions(out: Tensors, spec: Spec, layout: str) -> None:
     """Resize the position embedding to the model's grid; before the patches are."""
     target = spec.shapes.get("pos_embed")
     tensor = out.get("pos_embed")
@@ -152,7 +186,7 @@ def _positions(out: dict[str, LazyTensor], spec: Spec, layout: str) -> None:
     _log.info("position embedding resized from %s to %dx%d", source, *spec.grid_size)
 
 
-def _head(out: dict[str, LazyTensor], spec: Spec, new_head: bool) -> None:
+def _head(out: Tensors, spec: Spec, new_head: bool) -> None:
     """Leave out the head where the model has none or another number of classes."""
     head = out.get("head.weight")
     if head is None or not head.shape:
@@ -175,9 +209,31 @@ def _head(out: dict[str, LazyTensor], spec: Spec, new_head: bool) -> None:
         )
 
 
-def _norms(out: dict[str, LazyTensor], spec: Spec) -> None:
+def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> None:
+    """Give the weights around the model's pool, and warn of a head of another pool.
+
+    pool: what the head was trained with, '' where that is not known.
+    """
+    wanted = spec.options["global_pool"]
+    reasons = [*_move_norm(out, spec), *_leave_out(out, spec)]
+    if not reasons and pool not in ("", wanted):
+        reasons = [f"it was trained with global_pool={pool!r}"]
+    head = out.get("head.weight")
+    if reasons and head and head.shape == spec.shapes.get("head.weight"):
+        warnings.warn(
+            f"{source or 'the checkpoint'}: its head is loaded under "
+            f"global_pool={wanted!r}, though {' and '.join(reasons)}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
     """Move the final norm to where the model's pool has it."""
-    for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
+    for old, new, place in (
+        ("norm.", "fc_norm.", "before the pool"),
+        ("fc_norm.", "norm.", "behind the pool"),
+    ):
         stored = [key for key in out if key.startswith(old)]
         wanted = [key for key in spec.shapes if key.startswith(new)]
         unused = stored and not any(key in spec.shapes for key in stored)
@@ -185,21 +241,28 @@ def _norms(out: dict[str, LazyTensor], spec: Spec) -> None:
             for key in stored:
                 out[new + key[len(old) :]] = out.pop(key)
             _log.warning("the checkpoint's %s* is loaded as the model's %s*", old, new)
+            yield f"it was trained with the last norm {place}"
             return
 
 
-def _pool(out: dict[str, LazyTensor], spec: Spec) -> None:
-    """Leave out a trained attention pool that the model does not have, and say so."""
-    stored = [key for key in out if key.startswith("attn_pool.")]
-    if stored and not any(key.startswith("attn_pool.") for key in spec.shapes):
-        for key in stored:
-            del out[key]
-        _log.warning(
-            "the checkpoint's attention pool (%d tensors) is left out, as global_pool "
-            "is %r; 'map' would use it",
-            len(stored),
-            spec.options["global_pool"],
-        )
+def _leave_out(out: Tensors, spec: Spec) -> Iterator[str]:
+    """Leave out what stands before a head and the model has not, and say so."""
+    for part, what in (
+        ("attn_pool", "attention pool"),
+        ("pre_logits", "layer before the head"),
+    ):
+        # By whole names: other libraries call other things an attn_pool.
+        stored = [key for key in out if key in _PARTS and key.startswith(f"{part}.")]
+        if stored and not any(key.startswith(f"{part}.") for key in spec.shapes):
+            for key in stored:
+                del out[key]
+            _log.warning(
+                "the checkpoint's %s (%d tensors) is left out: global_pool is %r",
+                what,
+                len(stored),
+                spec.options["global_pool"],
+            )
+            yield f"the {what} that it was trained behind is left out"
 
 
 def _f32(data: Array) -> FloatArray:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..text import printable
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -122,7 +123,7 @@ class StateDict(Mapping[str, NDArray[np.float32]]):
             return as_float32(tensor.read())
         except ValueError as error:
             at = f"{self.source}: {key}" if self.source else key
-            raise ValueError(f"{at}: {error}") from None
+            raise ValueError(printable(f"{at}: {error}")) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

@@ -22,6 +22,7 @@ class Spec:
     options: as `config.resolve` gives them.
     pretrained_cfg: timm's configuration of the checkpoint; its `input_size` tells the
     grid of the stored positions and the channels, its `num_classes` the stored head.
+    stored_pool: the global_pool that the stored head was trained with; '' is unknown.
     """
 
     options: Mapping[str, Any]
@@ -30,6 +31,7 @@ class Spec:
     interpolation: str = "bicubic"
     antialias: bool = True
     align_corners: bool | None = None
+    stored_pool: str = ""
 
     @classmethod
     def from_options(
@@ -38,6 +40,7 @@ class Spec:
         pretrained_cfg: Mapping[str, Any] | None = None,
         variant: str = "",
         shapes: Mapping[str, Shape] | None = None,
+        stored_pool: str = "",
     ) -> Spec:
         """From the constructor's options; `variant` is timm's name of the model.
 
@@ -49,6 +52,7 @@ class Spec:
             dict(param_shapes(resolved) if shapes is None else shapes),
             dict(pretrained_cfg or {}),
             **resize_rule(variant),
+            stored_pool=stored_pool,
         )
 
     @classmethod

@@ -21,6 +21,7 @@ class Plan(NamedTuple):
     options: dict[str, Any]  # for VisionTransformer
     cfg: dict[str, Any]  # becomes model.pretrained_cfg
     source_size: Any  # img_size of the stored weights, where the folder says it
+    stored_pool: str  # the global_pool that they were trained with
 
 
 def plan_model(
@@ -64,7 +65,8 @@ def plan_model(
             options.setdefault("img_size", cfg["input_size"][1:])
     if cfg.get("num_classes", -1) >= 0:
         options.setdefault("num_classes", cfg["num_classes"])
-    return Plan(arch, options, cfg, source_args.get("img_size"))
+    stored_pool = {**args, **source_args}.get("global_pool", "token")
+    return Plan(arch, options, cfg, source_args.get("img_size"), stored_pool)
 
 
 # What timm's create_model takes and we do not, with what to do in its place.
@@ -172,7 +174,14 @@ def create_model(
             # fit: no head is left out for being the configuration's.
             cfg["num_classes"] = plan.options.get("num_classes", 1000)
         model = build_with_checkpoint(
-            plan.options, cfg, path, variant=plan.arch, dtype=dtype, seed=seed
+            plan.options,
+            cfg,
+            path,
+            variant=plan.arch,
+            dtype=dtype,
+            seed=seed,
+            # Of a file that the user names nobody tells it.
+            stored_pool=plan.stored_pool if pretrained else "",
         )
         if pretrained and checkpoint_path:
             load_checkpoint(model, checkpoint_path)

@@ -1,18 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layouts that trained ViTs are published in, one file each.
 
-A format is a module with two functions: `matches(tensors)` looks at the keys, and
-`convert(tensors, spec)` gives timm's keys. Sizes, channels and classes are the business
-of `adapt`, not of a format. Keys that a format does not know stay as they are, so that
-they are reported rather than lost.
+A format is a module with
+
+- `prefixes(tensors)`: the prefixes below which a model of this layout lies ('' where it
+  is the whole file, 'model.', 'teacher.backbone.'); none where there is no such model;
+- UNUSED: what such files hold beside that and is left out on purpose: a text tower,
+  what only training needs. The pattern matches at the start of a key, below the prefix
+  or in the modules around it;
+- `convert(tensors, prefix, spec)`: takes out of `tensors` what it carries, and gives it
+  under timm's keys. What it does not know it leaves there, or gives under another key;
+- `head_pool(tensors, prefix)`, where the layout tells it: the global_pool that the
+  file's head was trained with.
+
+What is then left in `tensors`, or is no key of the model, is reported (`load.Fit`):
+nothing is dropped that UNUSED does not name. Sizes, channels and classes are the
+business of `adapt`, not of a format.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from ..lazy import LazyTensor
-from . import aimv2, beit3, dinov2, jax, openai_clip, radio, transformers, trunk
+from . import (
+    aimv2,
+    beit3,
+    dinov2,
+    jax,
+    naflex,
+    openai_clip,
+    radio,
+    transformers,
+    trunk,
+)
+from .keys import Tensors, ancestors
 
 # The first whose keys match is taken: timm's order, with transformers' at the end.
 FORMATS: tuple[ModuleType, ...] = (
@@ -23,10 +44,38 @@ FORMATS: tuple[ModuleType, ...] = (
     trunk,
     aimv2,
     radio,
+    naflex,
     transformers,
 )
 
 
-def find_format(tensors: dict[str, LazyTensor]) -> ModuleType | None:
-    """The format of these keys; None for timm's own, which need no conversion."""
-    return next((module for module in FORMATS if module.matches(tensors)), None)
+def find_format(tensors: Tensors) -> tuple[ModuleType, str] | None:
+    """The format of these keys, and the prefix of the model in them.
+
+    None for timm's own keys, which need no conversion, and for unknown ones. ValueError
+    where there are several models, as a student and its teacher.
+    """
+    for module in FORMATS:
+        prefixes = sorted(module.prefixes(tensors))
+        if len(prefixes) > 1:
+            shown = ", ".join(map(repr, prefixes[:4]))
+            raise ValueError(
+                f"holds {len(prefixes)} models, below {shown}: save the one that is "
+                "meant in a file of its own, its keys without that prefix"
+            )
+        if prefixes:
+            return module, prefixes[0]
+    return None
+
+
+def take_unused(module: ModuleType, tensors: Tensors, prefix: str) -> list[str]:
+    """Take out what UNUSED names; returns the keys."""
+    unused = {
+        key: None
+        for key in tensors
+        for around in ancestors(prefix)
+        if key.startswith(around) and module.UNUSED.match(key, len(around))
+    }
+    for key in unused:
+        del tensors[key]
+    return list(unused)

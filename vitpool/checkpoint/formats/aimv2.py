@@ -3,31 +3,28 @@
 
 from __future__ import annotations
 
-from ..lazy import LazyTensor
-from ..spec import Spec
+import re
 
+from ..spec import Spec
+from .keys import Tensors, prefixes_of, renamed, take_below
+
+UNUSED = re.compile(r"(?!)")  # nothing
 _RENAMES = (
-    ("norm_1", "norm1"),
-    ("norm_2", "norm2"),
-    ("preprocessor.patchifier.", "patch_embed."),
-    ("preprocessor.pos_embed", "pos_embed"),
-    ("post_trunk_norm.", "norm."),
-    ("trunk.", ""),
-    ("mlp.fc1", "mlp.fc1_g"),
-    ("mlp.fc3", "mlp.fc1_x"),
+    ("norm_([12])", r"norm\1"),
+    (r"^preprocessor\.patchifier\.", "patch_embed."),
+    (r"^preprocessor\.pos_embed", "pos_embed"),
+    (r"^(trunk\.)?post_trunk_norm\.", "norm."),
+    (r"^trunk\.", ""),
+    (r"mlp\.fc1", "mlp.fc1_g"),
+    (r"mlp\.fc3", "mlp.fc1_x"),
 )
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return "preprocessor.patchifier.proj.weight" in tensors
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models of this layout."""
+    return prefixes_of(tensors, "preprocessor.patchifier.proj.weight")
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    out = {}
-    for key, tensor in tensors.items():
-        for old, new in _RENAMES:
-            key = key.replace(old, new)
-        out[key] = tensor
-    return out
+    return renamed(take_below(tensors, prefix), _RENAMES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DINOv2 with and without registers, and TIPS, which holds one under a prefix."""
+"""DINOv2 with and without registers, and TIPS, which holds one as vision_encoder."""
 
 from __future__ import annotations
 
@@ -9,39 +9,33 @@ import numpy as np
 
 from ..lazy import Array, LazyTensor
 from ..spec import Spec
+from .keys import Tensors, prefixes_of, renamed, take_below
 
-_TIPS = "vision_encoder."
+# TIPS's text tower; the heads that DINOv2 is trained with.
+UNUSED = re.compile(r"mask_token$|(text_encoder|dino_head|ibot_head)\.|temperature$")
+_RENAMES = (
+    (r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1."),
+    (r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2."),
+    (r"^register_tokens$", "reg_token"),
+)
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return "mask_token" in tensors or f"{_TIPS}mask_token" in tensors
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models of this layout: timm's patches, and a mask token."""
+    return prefixes_of(tensors, "mask_token") & prefixes_of(
+        tensors, "patch_embed.proj.weight"
+    )
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    if "mask_token" not in tensors:
-        tensors = {
-            key[len(_TIPS) :]: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(_TIPS)
-        }
-    out = {}
-    for key, tensor in tensors.items():
-        if key == "mask_token":
-            continue
-        key = re.sub(r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1.", key)
-        key = re.sub(r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2.", key)
-        out[key] = tensor
-    if "register_tokens" in out:
-        out["reg_token"] = out.pop("register_tokens")
+    out = renamed(take_below(tensors, prefix), _RENAMES)
+    if "reg_token" in out:
         out.update(split_class_position(out["cls_token"], out["pos_embed"]))
     return out
 
 
-def split_class_position(
-    cls_token: LazyTensor, pos_embed: LazyTensor
-) -> dict[str, LazyTensor]:
+def split_class_position(cls_token: LazyTensor, pos_embed: LazyTensor) -> Tensors:
     """Add the class token's position to the token, and leave the patches' positions.
 
     With registers timm's model embeds no prefix token (no_embed_class).

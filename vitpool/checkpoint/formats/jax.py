@@ -8,23 +8,30 @@ with the block on axis 0.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from math import prod
 
 from ..lazy import Array, LazyTensor, concatenate
 from ..spec import Spec
+from .keys import Tensors, take_below
 
+_BLOCKS = "Transformer/encoderblock"
 _PREFIXES = ("", "opt/target/", "params/", "params/img/", "img/")
+# The text tower of SigLIP with its temperature and bias; the optimizer's state.
+UNUSED = re.compile(r"txt/|[tb]$|opt/(?!target/)")
 
 
-def _prefix(tensors: dict[str, LazyTensor]) -> str | None:
-    found = [p for p in _PREFIXES if f"{p}embedding/kernel" in tensors]
-    return found[0] if found else None
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefix of a model of this layout, in a set."""
+    return {p for p in _PREFIXES if f"{p}embedding/kernel" in tensors}
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return _prefix(tensors) is not None
+def head_pool(tensors: Tensors, prefix: str) -> str:
+    """What the classifier was trained on."""
+    if f"{prefix}MAPHead_0/probe" in tensors:
+        return "map"
+    return "token" if f"{prefix}cls" in tensors else "avg"
 
 
 def _linear(kernel: LazyTensor) -> LazyTensor:
@@ -64,23 +71,23 @@ def _rows(stack: LazyTensor) -> list[LazyTensor]:
 
 
 class _Tree:
-    """A part of the archive, by the names below one path."""
+    """The part of an archive below one path; what is asked for is taken out of it."""
 
-    def __init__(self, tensors: dict[str, LazyTensor]) -> None:
+    def __init__(self, tensors: Tensors, path: str) -> None:
         self.tensors = tensors
+        self.path = path
 
     def __getitem__(self, name: str) -> LazyTensor:
         try:
-            return self.tensors[name]
+            return self.tensors.pop(self.path + name)
         except KeyError:
             raise ValueError(f"JAX checkpoint: {name!r} is missing") from None
 
     def __contains__(self, name: str) -> bool:
-        return name in self.tensors
+        return self.path + name in self.tensors
 
     def below(self, path: str) -> _Tree:
-        at = len(path)
-        return _Tree({k[at:]: v for k, v in self.tensors.items() if k.startswith(path)})
+        return _Tree(self.tensors, self.path + path)
 
 
 def _attention(tree: _Tree, names: tuple[str, ...]) -> dict[str, LazyTensor]:
@@ -102,13 +109,13 @@ def _mlp(tree: _Tree) -> dict[str, LazyTensor]:
     }
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    prefix = _prefix(tensors)
-    assert prefix is not None
-    tree = _Tree(tensors).below(prefix)
-    stacked = "Transformer/encoderblock/LayerNorm_0/scale" in tree
+    tree = _Tree(tensors, prefix)
+    stacked = f"{_BLOCKS}/LayerNorm_0/scale" in tree
     big_vision = prefix.startswith("params/") or "pos_embedding" in tree or stacked
+    if stacked:
+        _unstack(tensors, prefix)
 
     out = {}
     if "cls" in tree:
@@ -120,7 +127,9 @@ def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]
 
     # Flax numbers layers by type in the order they were made, which differs.
     attention, mlp, norm2 = (0, 0, 1) if big_vision else (1, 3, 2)
-    for index, block in enumerate(_blocks(tree, stacked)):
+    index = 0
+    while f"{_BLOCKS}_{index}/LayerNorm_0/scale" in tree:
+        block = tree.below(f"{_BLOCKS}_{index}/")
         at = f"blocks.{index}."
         out[f"{at}norm1.weight"] = block["LayerNorm_0/scale"]
         out[f"{at}norm1.bias"] = block["LayerNorm_0/bias"]
@@ -133,30 +142,29 @@ def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]
         out[f"{at}norm2.bias"] = block[f"LayerNorm_{norm2}/bias"]
         for name, tensor in _mlp(block.below(f"MlpBlock_{mlp}/")).items():
             out[f"{at}mlp.{name}"] = tensor
+        index += 1
 
     out["norm.weight"] = tree["Transformer/encoder_norm/scale"]
     out["norm.bias"] = tree["Transformer/encoder_norm/bias"]
     if "MAPHead_0/probe" in tree:
         for name, tensor in _map_head(tree.below("MAPHead_0/")).items():
             out[f"attn_pool.{name}"] = tensor
-    if "head/kernel" in tree:
-        out["head.weight"] = _linear(tree["head/kernel"])
-        out["head.bias"] = tree["head/bias"]
+    for ours, theirs in (("head", "head"), ("pre_logits.fc", "pre_logits")):
+        if f"{theirs}/kernel" in tree:
+            out[f"{ours}.weight"] = _linear(tree[f"{theirs}/kernel"])
+            out[f"{ours}.bias"] = tree[f"{theirs}/bias"]
     return out
 
 
-def _blocks(tree: _Tree, stacked: bool) -> list[_Tree]:
-    if stacked:
-        stacks = tree.below("Transformer/encoderblock/").tensors
-        rows = {name: _rows(stack) for name, stack in stacks.items() if stack.shape}
-        depth = min(map(len, rows.values()))
-        return [
-            _Tree({name: row[i] for name, row in rows.items()}) for i in range(depth)
-        ]
-    blocks: list[_Tree] = []
-    while f"Transformer/encoderblock_{len(blocks)}/LayerNorm_0/scale" in tree:
-        blocks.append(tree.below(f"Transformer/encoderblock_{len(blocks)}/"))
-    return blocks
+def _unstack(tensors: Tensors, prefix: str) -> None:
+    """Put each block of arrays that hold all blocks under the key of its own."""
+    stacks = take_below(tensors, f"{prefix}{_BLOCKS}/")
+    depths = {stack.shape[0] if stack.shape else 0 for stack in stacks.values()}
+    if len(depths) != 1:
+        raise ValueError(f"JAX checkpoint: arrays of {sorted(depths)} blocks")
+    for name, stack in stacks.items():
+        for index, row in enumerate(_rows(stack)):
+            tensors[f"{prefix}{_BLOCKS}_{index}/{name}"] = row
 
 
 def _map_head(tree: _Tree) -> dict[str, LazyTensor]:

@@ -3,48 +3,52 @@
 
 from __future__ import annotations
 
-from ..lazy import LazyTensor, zeros
-from ..spec import Spec
+import re
 
-_PREFIX = "visual."
-# Applied in this order, each wherever it occurs.
+from ..lazy import zeros
+from ..spec import Spec
+from .keys import Tensors, prefixes_of, renamed, take_below
+
+# The text tower, CoCa's decoder, and the constants of OpenAI's TorchScript files.
+UNUSED = re.compile(
+    r"(transformer|token_embedding|ln_final|text|text_decoder)\."
+    r"|(positional_embedding|text_projection|logit_scale|logit_bias)$"
+    r"|(input_resolution|context_length|vocab_size|attn_mask)$"
+)
 _RENAMES = (
-    ("conv1", "patch_embed.proj"),
-    ("positional_embedding", "pos_embed"),
-    ("class_embedding", "cls_token"),
-    ("transformer.resblocks.", "blocks."),
-    ("ln_pre", "norm_pre"),
-    ("ln_post", "norm"),
-    ("ln_", "norm"),
-    ("in_proj_", "qkv."),
-    ("out_proj", "proj"),
-    ("mlp.c_fc", "mlp.fc1"),
-    ("mlp.c_proj", "mlp.fc2"),
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^class_embedding$", "cls_token"),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^ln_post\.", "norm."),
+    (r"^transformer\.resblocks\.", "blocks."),
+    (r"^(blocks\.\d+\.)ln_([12])\.", r"\1norm\2."),
+    (r"^(blocks\.\d+\.attn\.)in_proj_", r"\1qkv."),
+    (r"^(blocks\.\d+\.attn\.)out_proj\.", r"\1proj."),
+    (r"^(blocks\.\d+\.mlp\.)c_fc\.", r"\1fc1."),
+    (r"^(blocks\.\d+\.mlp\.)c_proj\.", r"\1fc2."),
+    (r"^(blocks\.\d+\.)ls_([12])\.gamma$", r"\1ls\2.gamma"),
+    # CoCa's pool is not timm's: its names must not be taken for those.
+    (r"^attn_pool", "visual.attn_pool"),
 )
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return "visual.class_embedding" in tensors
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models of this layout."""
+    return prefixes_of(tensors, "visual.class_embedding")
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    out = {}
-    for key, tensor in tensors.items():
-        if not key.startswith(_PREFIX):
-            continue  # the text tower
-        key = key[len(_PREFIX) :]
-        if key == "proj":
-            # The projection to the joint space is timm's head: (C, classes), no bias.
-            out["head.weight"] = tensor.transpose(1, 0)
-            out["head.bias"] = zeros(tensor.shape[1])
-            continue
-        for old, new in _RENAMES:
-            key = key.replace(old, new)
-        if key == "cls_token":
-            tensor = tensor.reshape(1, 1, -1)
-        elif key == "pos_embed":
-            tensor = tensor.reshape(1, *tensor.shape)
-        out[key] = tensor
+    out = renamed(take_below(tensors, f"{prefix}visual."), _RENAMES)
+    if "proj" in out:
+        # The projection to the joint space is timm's head: (C, classes), no bias.
+        projection = out.pop("proj")
+        out["head.weight"] = projection.transpose(1, 0)
+        out["head.bias"] = zeros(projection.shape[1])
+    out["cls_token"] = out["cls_token"].reshape(1, 1, -1)
+    out["pos_embed"] = out["pos_embed"].reshape(1, *out["pos_embed"].shape)
+    if "norm_pre.weight" not in out:
+        # Without its first norm (no_ln_pre) timm's patch embedding has a bias.
+        out["patch_embed.proj.bias"] = zeros(out["patch_embed.proj.weight"].shape[0])
     return out

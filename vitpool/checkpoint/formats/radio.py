@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isqrt
 
 import numpy as np
@@ -10,38 +11,37 @@ import numpy as np
 from ...resample import resample_abs_pos_embed
 from ..lazy import Array, LazyTensor, zeros
 from ..spec import Spec
+from .keys import Tensors, prefixes_of, renamed, take_below
 
-_PREFIX = "radio_model.model."
 _PATCHES = "patch_generator.embedder.weight"
+# Mean and deviation of the input, and the heads towards each teacher.
+UNUSED = re.compile(r"radio_model\.(input_conditioner|summary_idxs|adaptors)\b")
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return f"{_PREFIX}{_PATCHES}" in tensors
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models of this layout."""
+    return prefixes_of(tensors, f"radio_model.model.{_PATCHES}")
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    out = {}
-    for key, tensor in tensors.items():
-        if not key.startswith(_PREFIX):
-            continue
-        key = key[len(_PREFIX) :]
-        if key == _PATCHES:
-            # A linear layer on flat (3, p, p) patches, without a bias.
-            width, inputs = tensor.shape
-            side = isqrt(inputs // 3)
-            out["patch_embed.proj.weight"] = tensor.reshape(width, 3, side, side)
-            out["patch_embed.proj.bias"] = zeros(width)
-        elif key == "patch_generator.pos_embed":
-            out["pos_embed"] = _positions(tensor, spec)
-        elif key == "patch_generator.cls_token.token":
-            # A class token for each teacher, then registers: the first is ours.
-            tokens, width = tensor.shape
-            out["cls_token"] = tensor[:1].reshape(1, 1, width)
-            out["reg_token"] = tensor[1:].reshape(1, tokens - 1, width)
-        elif key.startswith("blocks."):
-            out[key.replace(".grandma", ".gamma")] = tensor
+    out = renamed(
+        take_below(tensors, f"{prefix}radio_model.model."),
+        [(r"^(blocks\.\d+\.ls[12]\.)grandma$", r"\1gamma")],
+    )
+    # A linear layer on flat (3, p, p) patches, without a bias.
+    patches = out.pop(_PATCHES)
+    width, inputs = patches.shape
+    side = isqrt(inputs // 3)
+    out["patch_embed.proj.weight"] = patches.reshape(width, 3, side, side)
+    out["patch_embed.proj.bias"] = zeros(width)
+    if "patch_generator.pos_embed" in out:
+        out["pos_embed"] = _positions(out.pop("patch_generator.pos_embed"), spec)
+    if "patch_generator.cls_token.token" in out:
+        # A class token for each teacher, then registers: the first is ours.
+        tokens = out.pop("patch_generator.cls_token.token")
+        out["cls_token"] = tokens[:1].reshape(1, 1, width)
+        out["reg_token"] = tokens[1:].reshape(1, tokens.shape[0] - 1, width)
     return out
 
 

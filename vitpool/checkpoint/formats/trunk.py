@@ -1,39 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's own keys below a prefix: OpenCLIP with a timm trunk, DINO's teacher."""
+"""timm's own keys below a prefix: OpenCLIP with a timm trunk, DINO, Lightning, ..."""
 
 from __future__ import annotations
 
-from ..lazy import LazyTensor, zeros
+import re
+
+from ..lazy import zeros
 from ..spec import Spec
+from .keys import Tensors, prefixes_of, take_below, take_beside
 
-_PREFIXES = ("visual.trunk.", "backbone.")
-_PROJECTION = "visual.head.proj.weight"
-
-
-def _prefix(tensors: dict[str, LazyTensor]) -> str | None:
-    for prefix in _PREFIXES:
-        for anchor in ("pos_embed", "blocks.0.norm1.weight"):
-            if prefix + anchor in tensors:
-                return prefix
-    return None
+# OpenCLIP's text tower; the head that DINO is trained with.
+UNUSED = re.compile(r"text\.|logit_(scale|bias)$|head\.(mlp\.\d+|last_layer)\.")
 
 
-def matches(tensors: dict[str, LazyTensor]) -> bool:
-    """Whether the keys are of this layout."""
-    return _prefix(tensors) is not None
+def prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models of this layout."""
+    found = prefixes_of(tensors, "patch_embed.proj.weight")
+    return set() if "" in found else found
 
 
-def convert(tensors: dict[str, LazyTensor], spec: Spec) -> dict[str, LazyTensor]:
+def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    prefix = _prefix(tensors)
-    assert prefix is not None
-    out = {
-        key[len(prefix) :]: tensor
-        for key, tensor in tensors.items()
-        if key.startswith(prefix)
-    }
-    if prefix == "visual.trunk." and _PROJECTION in tensors:
-        # The projection to the joint space stands outside the trunk.
-        out["head.weight"] = tensors[_PROJECTION]
-        out["head.bias"] = zeros(tensors[_PROJECTION].shape[0])
+    out = take_below(tensors, prefix)
+    if not prefix.endswith("visual.trunk."):
+        return out
+    # The projection to the joint space stands outside the trunk. Where it is an MLP no
+    # head of timm's can be it.
+    if not spec.options["num_classes"]:
+        take_below(tensors, f"{prefix.removesuffix('trunk.')}head.mlp.")
+    weight = take_beside(tensors, prefix, "head.proj.weight")
+    bias = take_beside(tensors, prefix, "head.proj.bias")
+    if weight:
+        out["head.weight"] = weight
+        out["head.bias"] = bias or zeros(weight.shape[0])
     return out
