@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 F32 = np.float32
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
 
 # Half-width of each filter in source pixels, before it is widened by antialiasing.
 _SUPPORT = {"bilinear": 1, "bicubic": 2}
 
 
-def _filter(distance: FloatArray, interpolation: str, a: float) -> FloatArray:
+def _filter(distance: FloatArray, interpolation: str, a: float) -> DoubleArray:
     """Value of the triangle or of Keys' cubic kernel at `distance` in pixels."""
-    x = np.abs(distance)
+    x = np.abs(distance, dtype=np.float64)
     if interpolation == "bilinear":
-        return np.maximum(F32(1) - x, F32(0))
+        return np.maximum(1 - x, 0)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
-    return np.where(x < 1, near, np.where(x < 2, far, 0)).astype(F32)
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 def axis_weights(
@@ -35,11 +36,12 @@ def axis_weights(
     interpolation: str = "bicubic",
     antialias: bool = True,
     align_corners: bool = False,
-) -> FloatArray:
+) -> DoubleArray:
     """The (new, old) matrix which resamples `old` samples along one axis to `new`.
 
     Positions are computed in float32, as torch does: at a grid of 37 a position in
-    float64 would move the weights by some 1e-6, more than the rounding of the sum.
+    float64 would move the weights by some 1e-6, more than the rounding of the sum. All
+    that follows from them is float64, so that nothing is added to that error.
     """
     if interpolation not in _SUPPORT:
         raise ValueError(
@@ -64,8 +66,8 @@ def axis_weights(
         source = np.arange(old, dtype=F32)[None, :]
         distance = (source - centre + F32(0.5)) * (F32(1) / widen)
         weights = _filter(distance, interpolation, a=-0.5)
-        weights = np.where((source >= first) & (source < stop), weights, F32(0))
-        normalised: FloatArray = weights / weights.sum(axis=1, keepdims=True)
+        weights = np.where((source >= first) & (source < stop), weights, 0)
+        normalised: DoubleArray = weights / weights.sum(axis=1, keepdims=True)
         return normalised
 
     # Without antialiasing 2 or 4 neighbours count, and those beyond the border are the
@@ -78,7 +80,7 @@ def axis_weights(
         if interpolation == "bilinear":
             position = np.maximum(position, F32(0))
     base = np.floor(position)
-    weights = np.zeros((new, old), F32)
+    weights = np.zeros((new, old))
     rows = np.arange(new)
     for step in range(1 - support, support + 1):
         value = _filter(position - (base + F32(step)), interpolation, a=-0.75)[:, 0]
@@ -169,12 +171,11 @@ def resample_patch_embed(
         for old, new in zip(weight.shape[2:], new_size, strict=True)
     )
     # (O, I, h, w) with (h, new h) and (w, new w)
-    across = np.matmul(weight.astype(np.float64), columns)
+    across = np.matmul(weight, columns)
     resampled: FloatArray = np.matmul(rows.T, across).astype(F32)
     return resampled
 
 
-def _pseudo_inverse(matrix: FloatArray) -> NDArray[np.float64]:
+def _pseudo_inverse(matrix: DoubleArray) -> DoubleArray:
     """Moore-Penrose inverse of an axis's weights, which have full rank."""
-    inverse: NDArray[np.float64] = np.linalg.pinv(matrix.astype(np.float64))
-    return inverse
+    return np.linalg.pinv(matrix).astype(np.float64, copy=False)
