@@ -82,7 +82,7 @@ debug: .venv/have-test
 # What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
-	bit_equality arrays private_doors stages snapshot)
+	bit_equality arrays private_doors stages snapshot chunks pool one_state references)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test
@@ -103,12 +103,13 @@ tsan: .venv/have-test
 	@$(BIN)/python setup.py -q build_ctests
 	@TSAN_OPTIONS=die_after_fork=0 setarch -R $(RUN_CTESTS) build/thread/ctests
 
-# Everything on each target of this machine but the best, which `make test` runs on.
+# What reaches the C core, on each target of this machine but the best, which `make test`
+# runs on (there the C tests run on each of them).
 test-targets: build
 	@for target in $$($(BIN)/python -c \
 	    "import vitpool; print(*vitpool.show_config()['targets'][:-1])"); do \
 	    echo "== VITPOOL_TARGET=$$target"; \
-	    VITPOOL_TARGET=$$target $(MAKE) -s test || exit 1; \
+	    VITPOOL_TARGET=$$target $(BIN)/$(PYTEST) $(CORE_TESTS) || exit 1; \
 	done
 
 # What is compiled for a target that this machine lacks is not counted.
@@ -204,7 +205,7 @@ wheel: .venv/have-dev
 	@test -z "$$(find dist -name '*.whl' -size +12M)" || { echo "over 12 MB"; exit 1; }
 
 # The tests on the wheel, in new environments, outside of the sources, for each Python at
-# hand, pyenv's included.
+# hand, pyenv's included: all of them on the oldest and the newest, which differ most.
 PYTHONS := python3.10 python3.11 python3.12 python3.13
 test-wheel: wheel
 	@PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd: -); \
@@ -216,7 +217,11 @@ test-wheel: wheel
 	    $$python -m venv $$env && \
 	    $$env/bin/pip install -q --disable-pip-version-check --find-links dist \
 	        --only-binary vitpool 'vitpool[test]' && \
-	    (cd build/wheel && $$python/bin/pytest -q -p no:cacheprovider ../../tests \
+	    case $$python in \
+	    $(firstword $(PYTHONS)) | $(lastword $(PYTHONS))) tests=../../tests ;; \
+	    *) tests="$(CORE_TESTS:%=../../%)" ;; \
+	    esac && \
+	    (cd build/wheel && $$python/bin/pytest -q -p no:cacheprovider $$tests \
 	        --ignore=../../tests/timm --ignore=../../tests/ray) || exit 1; \
 	done
 
