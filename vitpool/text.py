@@ -33,7 +33,10 @@ def some(items: Iterable[str], most: int = 8) -> str:
 
 
 def printable(text: str) -> str:
-    """A file's text for a terminal: what does not print comes as its escape."""
+    """The text with every character that does not print as its escape, as in repr.
+
+    Names out of a file may hold what a terminal takes for commands.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

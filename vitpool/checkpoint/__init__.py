@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .adapt import convert_state_dict
-from .files import open_state_dict
+from .files import open_state_dict, shard_names
 from .lazy import StateDict
 from .load import build_with_checkpoint, load_checkpoint
 from .spec import Spec
@@ -16,4 +16,5 @@ __all__ = [
     "convert_state_dict",
     "load_checkpoint",
     "open_state_dict",
+    "shard_names",
 ]

@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..text import printable
+from .content import content_of, folder_of, unfinished
 from .lazy import LazyTensor, StateDict
-
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
 def open_state_dict(path: str | os.PathLike[str]) -> StateDict:
     """Open a weights file; its tensors are read as float32, one at a time.
 
-    path: `.safetensors`, `.safetensors.index.json` (a model in several files), `.npz`,
-        or a PyTorch pickle (`.pth`, `.pt`, `.bin`, `.ckpt`, `.tar`), which torch loads
-        with weights_only=True.
+    path: safetensors, an index of several safetensors files (.safetensors.index.json),
+        an archive of NumPy's (.npz), or a state dict of PyTorch's (.pth, .pt, .bin,
+        .ckpt), which torch loads with weights_only=True. The content tells which, not
+        the name.
     The keys are the file's own, but for what training wraps around a model: of
     {'state_dict_ema': ...} and the like the inner one is taken (averaged weights first,
     as in timm), and the prefixes 'module.' and '_orig_mod.' are removed.
@@ -32,41 +33,44 @@ def open_state_dict(path: str | os.PathLike[str]) -> StateDict:
     except TypeError:
         raise TypeError(f"path must be a path, got {type(path).__name__}") from None
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; a weights file is expected")
+        raise IsADirectoryError(folder_of(path))
     if not path.exists():
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {os.readlink(path)!r}, where there is nothing"
+            )
         raise FileNotFoundError(f"no such weights file: {path}")
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device; a weights file is expected")
     try:
         tensors = _clean(_open(path))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(printable(f"{path}: {error}{unfinished(path)}")) from None
     return StateDict(tensors, str(path))
+
+
+def shard_names(path: str | os.PathLike[str]) -> list[str]:
+    """The files, beside an index of several, that it names; ValueError for no index."""
+    from .safetensors_file import read_index
+
+    try:
+        return list(dict.fromkeys(read_index(Path(path)).values()))
+    except ValueError as error:
+        raise ValueError(printable(f"{path}: {error}")) from None
 
 
 def _open(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a file of any kind; only that kind's reader is imported."""
-    name = path.name.lower()
-    if name.endswith(".safetensors"):
-        from .safetensors_file import open_safetensors
-
-        return open_safetensors(path)
-    if name.endswith(".index.json"):
-        from .safetensors_file import open_index
-
-        return open_index(path)
-    if name.endswith(".npz"):
-        from .npz_file import open_npz
-
-        return open_npz(path)
-    if name.endswith(PICKLES):
-        from .torch_file import open_pickle
-
-        return open_pickle(path)
-    raise ValueError(
-        "the name's ending must be .safetensors, .safetensors.index.json, .npz or one "
-        f"of PyTorch's ({', '.join(PICKLES)})"
-    )
+    content = content_of(path)
+    if content == "safetensors":
+        from .safetensors_file import open_safetensors as read
+    elif content == "index":
+        from .safetensors_file import open_index as read
+    elif content == "npz":
+        from .npz_file import open_npz as read
+    else:
+        from .torch_file import open_pickle as read
+    return read(path)
 
 
 def _clean(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -102,7 +102,7 @@ def _known_forms() -> frozenset[str]:
     inner = {"scale_attn_norm": True, "scale_mlp_norm": True}
     keys: set[str] = set()
     for options in (
-        scaled | inner | first | {"global_pool": "map"},
+        first | scaled | inner | {"global_pool": "map"},
         {"global_pool": "avg", "attn_layer": "diff", "mlp_layer": "SwiGLU"},
         scaled | {"block_fn": "ParallelScalingBlock", "qkv_bias": True},
         {"block_fn": "ParallelScalingBlock", "qkv_bias": False},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .content import content_of
 from .lazy import Array, LazyTensor
 
 # safetensors itself stops at 100 MB. 10,000 tensors need some 2 MB.
@@ -103,8 +104,8 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     length = int.from_bytes(reader.read(0, 8).tobytes(), "little")
     if length > min(MAX_HEADER, reader.size - 8):
         raise ValueError(
-            f"not a safetensors file, or truncated: its header claims {length} "
-            f"bytes, the file has {reader.size}, and {MAX_HEADER} is the limit"
+            f"truncated or damaged: its header claims {length} bytes, the file has "
+            f"{reader.size}, and {MAX_HEADER} is the limit"
         )
     text = reader.read(8, length).tobytes()
     try:
@@ -132,10 +133,14 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
                 f"{end} is expected"
             )
         end = stop
-    if base + end != reader.size:
+    if base + end > reader.size:
         raise ValueError(
-            f"truncated or damaged: its header accounts for {base + end} "
-            f"bytes, the file has {reader.size}"
+            f"truncated: {reader.size} of {base + end} bytes are there; fetch it again"
+        )
+    if base + end < reader.size:
+        raise ValueError(
+            f"damaged: its header accounts for {base + end} bytes, the file has "
+            f"{reader.size}"
         )
     return tensors
 
@@ -162,8 +167,6 @@ def _safetensor(
         count *= n
     if stop - start != count:
         raise ValueError(f"{stop - start} bytes of data for {name} {shape}")
-    if base + stop > reader.size:
-        raise ValueError("its data is beyond the end of the file: truncated?")
 
     def read() -> Array:
         data: Array = reader.read(base + start, count).view(dtype)
@@ -174,26 +177,58 @@ def _safetensor(
 
 def open_index(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a model in several safetensors files, by its index."""
-    if path.stat().st_size > MAX_HEADER:
-        raise ValueError(f"longer than {MAX_HEADER} bytes")
-    try:
-        index = json.loads(path.read_text("utf-8"))
-        wanted = {str(k): str(file) for k, file in index["weight_map"].items()}
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an index of weights: {error!r}") from None
+    wanted = read_index(path)
     shards: dict[str, dict[str, LazyTensor]] = {}
     tensors = {}
     for key, file in wanted.items():
         if file not in shards:
-            # Only files that lie beside the index: it is not trusted with paths.
-            beside = os.path.basename(file) == file and "\\" not in file
-            if not beside or not file.endswith(".safetensors"):
-                raise ValueError(f"{file!r:.100} is not a safetensors file beside it")
-            try:
-                shards[file] = open_safetensors(path.with_name(file))
-            except ValueError as error:
-                raise ValueError(f"{file}: {error}") from None
+            shards[file] = _open_shard(path.with_name(file))
         if key not in shards[file]:
             raise ValueError(f"{key!r:.100} is not in {file}")
         tensors[key] = shards[file][key]
     return tensors
+
+
+def _open_shard(path: Path) -> dict[str, LazyTensor]:
+    if not path.is_file():
+        raise ValueError(f"{path.name}, which it lists, is not beside it")
+    try:
+        if content_of(path) != "safetensors":
+            raise ValueError("not a safetensors file, though its name says so")
+        return open_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Key to the name of the file beside the index that holds it.
+
+    Only files that lie beside the index: it is not trusted with paths.
+    """
+    if path.stat().st_size > MAX_HEADER:
+        raise ValueError(f"longer than {MAX_HEADER} bytes")
+    try:
+        index = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"starts like JSON, but is not: {error}") from None
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        if isinstance(index, dict) and {"model_type", "architecture"} & set(index):
+            raise ValueError("a model's configuration: its weights are another file")
+        shown = ", ".join(f"{key!r:.40}" for key in list(index)[:4])
+        raise ValueError(
+            f"a JSON document (with {shown or 'nothing'}), as a server sends it for an "
+            "error; an index of weights has a 'weight_map'"
+        )
+    names = {str(key): str(file) for key, file in weight_map.items()}
+    for file in dict.fromkeys(names.values()):
+        if os.path.basename(file) != file or "\\" in file:
+            raise ValueError(f"{file!r:.100} is not a safetensors file beside it")
+        if file.endswith((".bin", ".pt", ".pth")):
+            raise ValueError(
+                f"lists PyTorch's pickles ({file!r:.100}): several files are read as "
+                "safetensors alone; save them as one, or as safetensors"
+            )
+        if not file.endswith(".safetensors"):
+            raise ValueError(f"{file!r:.100} is not a safetensors file beside it")
+    return names

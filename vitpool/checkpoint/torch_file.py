@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,26 +26,51 @@ def open_pickle(path: Path) -> dict[str, LazyTensor]:
 
     try:
         # timm's training script stores its arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"refused: it needs more than weights_only=True allows, or is "
-            f"damaged: {str(error).splitlines()[0]}"
-        ) from None
+        # An open file, since of a path torch asks the ending.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            path.open("rb") as f,
+        ):
+            content = torch.load(f, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:
         # torch raises what its unpickler meets: KeyError, IndexError, UnicodeError, ...
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"torch cannot read it: {lines[0]}") from None
+        raise ValueError(_refusal(error)) from None
     if not isinstance(content, Mapping):
-        raise ValueError(f"holds a {type(content).__name__}, not a state dict")
-    return {
+        raise ValueError(f"holds a {type(content).__name__}; {_SAVE}")
+    state = unwrap(content)
+    tensors = {
         key: as_lazy(value)
-        for key, value in unwrap(content).items()
+        for key, value in state.items()
         if isinstance(key, str) and isinstance(value, torch.Tensor)
     }
+    if not tensors:
+        inner = [repr(k)[:40] for k, v in state.items() if isinstance(v, Mapping)]
+        held = f", but for what is in {', '.join(inner[:4])}" if inner else ""
+        raise ValueError(f"holds no tensors{held}; {_SAVE}")
+    return tensors
+
+
+_SAVE = (
+    "a state dict is expected, as torch.save(model.state_dict(), 'model.pth') writes it"
+)
+
+
+def _refusal(error: Exception) -> str:
+    """Why torch did not load a file, without its advice to load it unsafely."""
+    text = str(error)
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"refused: it names {found[1]:.200}, which is code to run and no tensor; "
+            f"{_SAVE}"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return f"refused: it holds more than tensors, or is damaged; {_SAVE}"
+    first = (text.splitlines() or [""])[0]
+    if not first or "weights_only" in text:
+        first = type(error).__name__
+    return f"damaged, or of no version of PyTorch's that is installed: {first:.200}"
 
 
 # What training scripts wrap around a state dict, the preferred first: timm's four in

@@ -183,6 +183,8 @@ def weights_path(
     index of several), then pickles, then in a folder whatever file has the suffix of
     weights, by name. Raises FileNotFoundError where there are none.
     """
+    from ..checkpoint import shard_names
+
     kind, rest = split_source(source)
     names = (filename,) if filename else WEIGHT_FILES
     if kind == "hf-hub":
@@ -191,7 +193,7 @@ def weights_path(
                 path = download(rest, name, cache_dir=cache_dir)
             except FileNotFoundError:
                 continue
-            for shard in _shards(Path(path)) if name.endswith(".index.json") else ():
+            for shard in shard_names(path) if name.endswith(".index.json") else ():
                 download(rest, shard, cache_dir=cache_dir)
             return path
     else:
@@ -205,16 +207,6 @@ def weights_path(
                 return str(found[0])
     wanted = filename or "weights (model.safetensors)"
     raise FileNotFoundError(f"{os.fspath(source)}: has no {wanted}")
-
-
-def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names; ValueError unless all lie beside it."""
-    content = _read_json(index)
-    named = content.get("weight_map") if isinstance(content, Mapping) else None
-    files = dict.fromkeys(named.values()) if isinstance(named, Mapping) else {}
-    if not files or not all(map(_is_beside, files)):
-        raise ValueError(f"{index}: not an index of weights in files beside it")
-    return list(files)
 
 
 # timm's JSON has no words for these: classes, a norm with its eps, and None, which timm

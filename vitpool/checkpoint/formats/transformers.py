@@ -26,7 +26,7 @@ VIT = "embeddings.patch_embeddings.projection.weight"
 CLIP = "embeddings.patch_embedding.weight"
 
 # The text tower of CLIP and SigLIP; the mask token and the decoder of masked image
-# modelling (ViTMAEForPreTraining, ViTForMaskedImageModeling); what old versions kept.
+# modelling (ViTMAEForPreTraining, ViTForMaskedImageModeling); old constants.
 UNUSED = re.compile(
     r"(text_model|text_projection)\."
     r"|(logit_scale|logit_bias|temperature)$"
