@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build of the C core: ``vitpool._core`` from csrc/, and the C test programs.
 
 The targets and their flags come from csrc/base/targets.h. The files of csrc/kernels/

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Make a virtual environment with vitpool built into it, and get what the system lacks.
 #
 # usage: tools/bootstrap.sh VENV EXTRAS [PIP ARGUMENT...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the BLIS library to link: its header's folder, its library, what to link beside.
 
 Looked at, first match wins: ``BLIS_INCLUDEDIR`` / ``BLIS_LIBDIR``, ``BLIS_DIR``,

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Run every program of a folder; show the output of those that fail; print the count.
 # What depends on the target, which a process chooses once, runs under each of them.
 # usage: tools/run_ctests.sh FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train vit_digits, the small model that ships inside vitpool.
 
 Data: scikit-learn's 1,797 labelled digits, real scans of 8x8 values 0..16 (UCI,

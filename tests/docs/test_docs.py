@@ -95,3 +95,20 @@ def test_notebooks_hold_what_they_printed(path: Path) -> None:
     assert kinds, "no outputs"
     for folder in ("/home/", "/root/", "/tmp/", "site-packages"):
         assert folder not in text
+
+
+def test_every_source_file_names_its_licence() -> None:
+    """At its head, as SPDX has it."""
+    parts = ("vitpool", "csrc", "tests", "tools", "benchmarks", "docs")
+    files = [p for part in parts for p in (ROOT / part).rglob("*")]
+    files += ROOT.glob("*.py")
+    kinds = (".py", ".pyi", ".c", ".h", ".sh")
+    sources = [p for p in files if p.suffix in kinds]
+    assert len(sources) > 150
+    unnamed = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if "SPDX-License-Identifier: Apache-2.0"
+        not in "".join(path.read_text(encoding="utf-8").splitlines()[:20])
+    ]
+    assert unnamed == []
