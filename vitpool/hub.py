@@ -12,10 +12,10 @@ from .registry.folder import (
     load_model_config,
     parse_config,
     save_pretrained,
-    split_source,
     weights_path,
 )
 from .registry.hub import HUB_TIMEOUT, HubError, HubUnreachableError, download
+from .registry.sources import split_source
 
 __all__ = [
     "HUB_TIMEOUT",

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names in order, and names in a message."""
+"""Names in order, names in a message, and text for a terminal."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _DIGITS = re.compile(r"\d+")
+# What a terminal obeys (control characters, line ends), what turns the direction of the
+# text around it, and the halves of characters, which no encoding can write.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def natural_key(text: str) -> str:
@@ -32,11 +39,29 @@ def some(items: Iterable[str], most: int = 8) -> str:
     return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def printable(text: str) -> str:
-    """The text with every character that does not print as its escape, as in repr.
+def did_you_mean(word: str, names: Iterable[str], most: int = 1) -> str:
+    """'; did you mean ...?' with the names nearest to a word, or nothing."""
+    import difflib
 
-    Names out of a file may hold what a terminal takes for commands.
+    near = difflib.get_close_matches(word, list(names), n=most)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal: whatever is more than to be seen is escaped.
+
+    A label or a file's name that holds the bytes of a colour, of another title or of a
+    line end is shown with Python's escapes, as ``\\x1b[31m``.
     """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _UNPRINTABLE.sub(
+        lambda found: found[0].encode("unicode_escape").decode("ascii"), text
+    )
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of a value: exact, readable, and free of what a terminal would obey."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # json has escaped what is below a space: the line ends left are its own
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..text import did_you_mean
 from .checks import as_bool, as_float, as_int, as_pair
 
 POOLS = ("", "avg", "avgmax", "max", "token", "map", "prr")
@@ -143,12 +144,9 @@ def resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     unknown = [k for k in arguments if k not in DEFAULTS]
     if unknown:
-        import difflib
-
-        near = difflib.get_close_matches(unknown[0], DEFAULTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(
-            f"VisionTransformer has no option {unknown[0]!r}{hint} "
+            f"VisionTransformer has no option {unknown[0]!r}"
+            f"{did_you_mean(unknown[0], DEFAULTS)} "
             f"(options: {', '.join(DEFAULTS)})"
         )
     a = {**DEFAULTS, **arguments}

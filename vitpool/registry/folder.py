@@ -19,6 +19,7 @@ from typing import Any
 from ..config import DEFAULTS, arguments_of, as_int, resolve
 from ..text import some
 from .hub import download
+from .sources import split_source
 from .table import table, tuples
 
 WEIGHT_FILES = (
@@ -43,26 +44,6 @@ _SEQUENCES = {
 }
 
 
-def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
-    """Split a source into ('hf-hub' | 'local-dir', rest); a plain path is a local-dir.
-
-    Raises ValueError for another prefix or an empty rest.
-    """
-    text = os.fspath(source)
-    prefix, colon, rest = text.partition(":")
-    known = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}
-    if not colon or prefix.lower() not in known:
-        if os.path.isdir(text):
-            return "local-dir", text
-        raise ValueError(
-            f"model source: {text!r}, allowed are 'hf-hub:org/name[@revision]', "
-            "'local-dir:/path' and the path of a folder"
-        )
-    if not rest:
-        raise ValueError(f"model source: {text!r} says nothing after the colon")
-    return known[prefix.lower()], rest
-
-
 def parse_config(
     config: Mapping[str, Any], name: str
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -84,7 +65,7 @@ def parse_config(
             if key in config:
                 cfg[key] = config[key]
         model_args = config.get("model_args") or {}
-    else:  # the old flat form: everything is the pretrained_cfg
+    else:  # the form of before 2022, without a pretrained_cfg inside
         cfg, model_args = config, config.pop("model_args", None) or {}
         cfg.pop("num_features", None)
         if "labels" in cfg:
@@ -112,7 +93,8 @@ def parse_config(
         for key in _SEQUENCES & cfg.keys():
             cfg[key] = None if cfg[key] is None else tuple(cfg[key])
         channels, *size = cfg.get("input_size") or (3, 224, 224)
-        # the arguments describe the saved weights, the rest may be the source model's
+        # The arguments describe the saved weights; the rest of the config may describe
+        # the model that these were made from.
         channels = int(model_args.get("in_chans", channels))
         if model_args.get("img_size") is not None and not model_args.get(
             "dynamic_img_size"
@@ -251,7 +233,8 @@ def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
         }
         unsaid = [k for k, v in args.items() if v is None]
         if not unsaid:
-            # said even where they are the default: fc_norm's depends on the pool
+            # These are written even where they are the default, since fc_norm's default
+            # depends on the pool.
             always = ("num_classes", "global_pool", "fc_norm")
             args |= {k: wanted[k] for k in always}
             return architecture, args
@@ -283,7 +266,7 @@ def save_pretrained(
 
     from ..transforms import resolve_data_config
 
-    model = copy.copy(model)  # of one state, whatever another thread does to it
+    model = copy.copy(model)  # one state of it for both files
     cfg = dict(model.pretrained_cfg or {})
     same = cfg.get("num_classes") in (None, model.num_classes)
     label_names = label_names or (cfg.get("label_names") if same else None)

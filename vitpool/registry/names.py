@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ..text import natural_key
+from ..text import did_you_mean, natural_key
+from .sources import SOURCES, split_prefix
 from .table import (
     PACKAGED,
     architectures,
@@ -19,8 +20,6 @@ from .table import (
     table,
     tags,
 )
-
-_SOURCES = ("hf-hub", "local-dir")
 
 
 def _check_text(value: object, what: str) -> None:
@@ -43,11 +42,8 @@ def current_name(name: str, warn: bool = False) -> tuple[str, str]:
         arch, current_tag = split_model_name_tag(current)
         tag = tag or current_tag
     elif arch not in PACKAGED and arch not in table()["models"]:
-        import difflib
-
-        near = difflib.get_close_matches(arch, architectures(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
-        raise ValueError(f"unknown model {arch!r}; {hint}")
+        hint = did_you_mean(arch, architectures(), most=3) or "; see list_models()"
+        raise ValueError(f"unknown model {arch!r}{hint}")
     return arch, tag
 
 
@@ -59,22 +55,20 @@ def parse_source(name: str) -> tuple[str, str]:
     arch, tag = split_model_name_tag(name)
     if arch in PACKAGED and not tag:
         return "local-dir", str(PACKAGED[arch])
-    source, colon, rest = name.partition(":")
-    # Two characters or more: the C of C:\models is no source.
-    if not colon or not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.\-_]+", source):
+    source, rest = split_prefix(name)
+    if not source:
+        # Two characters or more: the C of C:\models is no source.
+        other = re.match(r"[a-zA-Z][a-zA-Z0-9+.\-_]+(?=:)", name)
+        if other:
+            raise ValueError(
+                f"unknown model source {other[0]!r} in {name!r}; known: "
+                f"{', '.join(SOURCES)}"
+            )
         if any(c in name for c in "/\\:"):
             raise ValueError(
                 f"model name {name!r} looks like a path or a hub id; write "
                 f"'local-dir:{name}' for a folder or 'hf-hub:{name}' for the hub"
             )
-        return "", name
-    source = source.lower().replace("_", "-")
-    if source not in _SOURCES:
-        raise ValueError(
-            f"unknown model source {source!r} in {name!r}; known: {', '.join(_SOURCES)}"
-        )
-    if not rest:
-        raise ValueError(f"model name {name!r} has nothing after '{source}:'")
     return source, rest
 
 
