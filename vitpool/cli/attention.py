@@ -15,7 +15,7 @@ from .options import (
     picture_options,
     size_options,
 )
-from .progress import batches, expand
+from .progress import batches, expand, print_text
 
 
 def add(commands: Any) -> None:
@@ -71,5 +71,5 @@ def run(args: argparse.Namespace) -> int:
                 )
     if rows:
         plot.stack_rows(rows).save(args.output)
-        print(args.output)
+        print_text(args.output)
     return SOME_FAILED if failed else OK

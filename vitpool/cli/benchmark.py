@@ -17,7 +17,7 @@ from .options import (
     model_options,
     size_options,
 )
-from .progress import print_json
+from .progress import print_json, print_text
 
 
 def add(commands: Any) -> None:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     for key, value in result.items():
         if key != "profile":
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
-            print(f"{key}: {text}")
+            print_text(f"{key}: {text}")
     if profile is not None:
         _print_profile(profile)
     return OK
@@ -87,13 +87,15 @@ def _print_profile(profile: dict[str, Any]) -> None:
     total = profile["total"]
     ops = {name: op for name, op in profile.items() if isinstance(op, dict)}
     other = total - sum(op["seconds"] for op in ops.values())
-    print(f"{'op':<24} {'ms':>9} {'share':>7} {'calls':>6} {'GFLOP/s':>8}")
+    print_text(f"{'op':<24} {'ms':>9} {'share':>7} {'calls':>6} {'GFLOP/s':>8}")
     for name, op in sorted(ops.items(), key=lambda item: -item[1]["seconds"]):
         if not op["calls"]:
             continue
         rate = f"{op['flops'] / op['seconds'] / 1e9:8.1f}" if op["flops"] else ""
         share = op["seconds"] / total
         milli = op["seconds"] * 1e3
-        print(f"{name:<24} {milli:9.3f} {share:7.1%} {op['calls']:6} {rate}".rstrip())
-    print(f"{'other':<24} {other * 1e3:9.3f} {other / total:7.1%}")
-    print(f"{'total':<24} {total * 1e3:9.3f}")
+        print_text(
+            f"{name:<24} {milli:9.3f} {share:7.1%} {op['calls']:6} {rate}".rstrip()
+        )
+    print_text(f"{'other':<24} {other * 1e3:9.3f} {other / total:7.1%}")
+    print_text(f"{'total':<24} {total * 1e3:9.3f}")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -17,7 +16,7 @@ from .options import (
     picture_options,
     size_options,
 )
-from .progress import batches, expand
+from .progress import batches, expand, print_json, print_text
 
 
 def add(commands: Any) -> None:
@@ -68,15 +67,15 @@ def run(args: argparse.Namespace) -> int:
             if index in batch.errors:
                 record: dict[str, Any] = {"file": source, "error": batch.errors[index]}
                 if args.json:
-                    print(json.dumps(record, ensure_ascii=False))
+                    print_json(record, indent=None)
                 continue
             best, row = next(rows)
             found = [_class_record(args, labels, i, float(row[i])) for i in best]
             if args.json:
                 record = {"file": source, "classes": found}
-                print(json.dumps(record, ensure_ascii=False))
+                print_json(record, indent=None)
             else:
-                print(source)
+                print_text(source)
                 for item in found:
                     value = item[args.output_type]
                     number = (
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                         if args.output_type == "prob"
                         else (f"{value:8.3f}")
                     )
-                    print(f"  {number}  {item.get('label', item['index'])}")
+                    print_text(f"  {number}  {item.get('label', item['index'])}")
         sys.stdout.flush()
     return SOME_FAILED if failed else OK
 

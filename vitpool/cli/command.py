@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole command line: its parser, and errors to exit codes."""
+"""The whole command line: its parser, and which error ends with which exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vitpool",
         description="timm's Vision Transformers on a CPU, without PyTorch.",
         epilog="vitpool COMMAND --help tells a command's options. Exit codes: 0 done, "
-        "1 some pictures could not be read, 2 wrong usage or cannot run.",
+        "1 some pictures could not be read or no model matches, 2 wrong usage or it "
+        "cannot run.",
     )
     parser.add_argument("--version", action="version", version=f"vitpool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -34,19 +35,30 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. argv: the arguments, default sys.argv."""
     try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # a closed pipe raises here, not at the process's end
+    except BrokenPipeError:  # `vitpool list | head`: the reader has had enough
+        # Python flushes stdout once more at its end: that must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """The command, and its errors as exit codes."""
+    try:
         args = build_parser().parse_args(argv)
-    except SystemExit as error:  # argparse has told; its own codes are 0 and 2
+    except SystemExit as error:  # argparse has printed; its codes are 0, 2
         return int(error.code or 0)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    except BrokenPipeError:  # `vitpool list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except BrokenPipeError:
+        raise
     except StrictError as error:
         say(str(error))
         return SOME_FAILED

@@ -7,11 +7,8 @@ import argparse
 from typing import Any
 
 from .errors import OK
-from .options import (
-    load_model,
-    model_options,
-    size_options,
-)
+from .options import load_model, model_options, size_options
+from .progress import print_text
 
 
 def add(commands: Any) -> None:
@@ -31,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(args)
     save_pretrained(model, args.output)
-    print(args.output)
+    print_text(args.output)
     return OK

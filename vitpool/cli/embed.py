@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import OK, SOME_FAILED, StrictError, UsageError, say
@@ -20,7 +19,7 @@ from .options import (
     size_options,
     transform_arguments,
 )
-from .progress import progress
+from .progress import note, print_text, progress
 
 if TYPE_CHECKING:
     from ..embed import Summary
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         summary = _locally(args)
     resumed = f", {summary.resumed} of them from before" if summary.resumed else ""
     say(f"{summary.rows} pictures{resumed}, {summary.failed} not readable")
-    print(args.output)
+    print_text(args.output)
     return SOME_FAILED if summary.failed else OK
 
 
@@ -88,8 +87,6 @@ def _pools(args: argparse.Namespace) -> list[str] | None:
 
 
 def _locally(args: argparse.Namespace) -> Summary:
-    from tqdm import tqdm
-
     from .. import embed
     from ..transforms import ImageError
 
@@ -105,7 +102,7 @@ def _locally(args: argparse.Namespace) -> Summary:
 
     def report(path: str, reason: str) -> None:
         if not args.strict:
-            tqdm.write(f"vitpool: {path}: {reason}; row kept, null", file=sys.stderr)
+            note(f"{path}: {reason}; row kept, null")
 
     with progress((), args, total, "picture") as bar:
         try:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exit codes, the errors that are the command's own, and the line that tells one."""
+"""Exit codes, the command's own errors, and how an error becomes a line on stderr."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
+from ..text import printable
+
+# As grep has them: 1 is an answer (nothing found, pictures left out), 2 an error.
 OK, SOME_FAILED, CANNOT = 0, 1, 2
+NOTHING_FOUND = 1
 
 
 class StrictError(ValueError):
@@ -19,7 +24,8 @@ class UsageError(ValueError):
 
 def say(message: str) -> None:
     """A line on stderr."""
-    print(f"vitpool: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr
+        print(printable(f"vitpool: {message}"), file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from .options import (
     model_options,
     size_options,
 )
-from .progress import print_json
+from .progress import print_json, print_text
 
 
 def add(commands: Any) -> None:
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.build:
         from ..transforms import resolve_data_config
 
-        # without weights: what a name stands for must be told without a download
+        # A model of the registry is built without its weights, so that nothing is
+        # downloaded to describe it.
         own = is_weights(args.model) or os.path.isdir(args.model)
         model = load_model(args, pretrained=own or args.model == DEFAULT_MODEL)
         cfg = model.pretrained_cfg or {}
@@ -68,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         for key, value in about.items():
             if isinstance(value, dict):
-                print(f"{key}:")
+                print_text(f"{key}:")
                 for inner, text in value.items():
-                    print(f"  {inner}: {text}")
+                    print_text(f"  {inner}: {text}")
             else:
-                print(f"{key}: {value}")
+                print_text(f"{key}: {value}")
     return OK

@@ -6,11 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .errors import OK, SOME_FAILED, say
-from .options import (
-    AS_JSON,
-)
-from .progress import print_json
+from .errors import NOTHING_FOUND, OK, say
+from .options import AS_JSON
+from .progress import print_json, print_text
 
 
 def add(commands: Any) -> None:
@@ -32,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(names)
     else:
-        print("\n".join(names))
+        for name in names:
+            print_text(name)
     if not names:
         say(f"no model matches {args.filter!r}")
-        return SOME_FAILED
+        return NOTHING_FOUND
     return OK

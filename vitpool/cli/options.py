@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that commands share, and what they ask for: a model, a transform."""
+"""The options that several commands have, and the model and transform made of them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,6 @@ def model_options() -> argparse.ArgumentParser:
         "--dtype",
         "--model-dtype",
         dest="dtype",
-        default="float32",
         metavar="TYPE",
         help="type of the weights in memory (default float32)",
     )
@@ -161,8 +160,7 @@ def model_arguments(
 
     pretrained: the model's own weights are wanted unless --checkpoint gives others.
     """
-    options: dict[str, Any] = dict(args.model_kwargs)
-    name, checkpoint, classes = args.model, args.checkpoint, args.num_classes
+    name, checkpoint, classes = args.model, args.checkpoint, None
     if is_weights(name):
         if not args.arch:
             raise UsageError(
@@ -171,30 +169,44 @@ def model_arguments(
             )
         if not os.path.isfile(name):
             raise FileNotFoundError(f"{name}: no such file")
-        if checkpoint:
+        if checkpoint is not None:
             raise UsageError("--checkpoint and a weights file as --model are two files")
         checkpoint, name = name, args.arch
-        classes = _stored_classes(checkpoint) if classes is None else classes
-    elif args.arch:
+        classes = _stored_classes(checkpoint)
+    elif args.arch is not None:
         raise UsageError(f"--arch is for a weights file as --model, not for {name}")
     elif os.path.isdir(name):
         name = f"local-dir:{os.path.abspath(name)}"
-    if args.input_size:
-        options.setdefault("in_chans", args.input_size[0])
-        options.setdefault("img_size", tuple(args.input_size[1:]))
-    elif args.img_size:
-        options.setdefault("img_size", args.img_size)
-    if args.in_chans:
-        options.setdefault("in_chans", args.in_chans)
     return {
         "name": name,
-        "pretrained": bool(args.pretrained or (pretrained and not checkpoint)),
-        "num_classes": classes,
-        "global_pool": args.global_pool,
-        "checkpoint_path": os.path.abspath(checkpoint) if checkpoint else None,
-        "dtype": args.dtype,
-        **options,
+        "pretrained": bool(args.pretrained or (pretrained and checkpoint is None)),
+        "checkpoint_path": None if checkpoint is None else os.path.abspath(checkpoint),
+        **({} if classes is None else {"num_classes": classes}),
+        **_construction(args),
     }
+
+
+def _construction(args: argparse.Namespace) -> dict[str, Any]:
+    """The constructor's arguments among the options; each may be given in one way."""
+    ways: list[tuple[str, Any, str]] = [
+        ("num_classes", args.num_classes, "--num-classes"),
+        ("global_pool", args.global_pool, "--gp"),
+        ("in_chans", args.in_chans, "--in-chans"),
+        ("img_size", args.img_size, "--img-size"),
+        ("dtype", args.dtype, "--dtype"),
+    ]
+    if args.input_size is not None:
+        channels, *size = args.input_size
+        ways.append(("in_chans", channels, "--input-size"))
+        ways.append(("img_size", tuple(size), "--input-size"))
+    ways += [(key, value, "--model-kwargs") for key, value in args.model_kwargs.items()]
+    given: dict[str, tuple[Any, str]] = {}
+    for key, value, way in ways:
+        if value is not None and key in given:
+            raise UsageError(f"{key} is given twice, by {given[key][1]} and {way}")
+        if value is not None:
+            given[key] = value, way
+    return {key: value for key, (value, _) in given.items()}
 
 
 def load_model(args: argparse.Namespace, pretrained: bool = True) -> Any:
@@ -210,7 +222,8 @@ def transform_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What the options ask of the transform."""
     keys = ["input_size", "img_size", "in_chans", "interpolation", "mean", "std"]
     keys += ["crop_pct", "crop_mode", "exif"]
-    return {key: getattr(args, key) for key in keys if getattr(args, key)}
+    given = {key: getattr(args, key) for key in keys}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def make_transform(args: argparse.Namespace, model: Any) -> Any:
@@ -218,5 +231,5 @@ def make_transform(args: argparse.Namespace, model: Any) -> Any:
     from ..transforms import create_transform, resolve_data_config
 
     options = transform_arguments(args)
-    exif = options.pop("exif", False)
+    exif = options.pop("exif")
     return create_transform(**resolve_data_config(model, **options), exif=exif)

@@ -1,22 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures on their way, with a bar on stderr, and results on stdout."""
+"""Batches of pictures under a bar on stderr, and the printing of results on stdout."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..text import json_text, printable
 from .errors import StrictError
 from .options import make_transform
 
 
-def print_json(value: Any) -> None:
+def print_text(line: str) -> None:
+    """A line of a result on stdout, for eyes."""
+    print(printable(line))
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
     """A result on stdout, for a program."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value, indent))
+
+
+def note(line: str) -> None:
+    """A line on stderr, above the bar."""
+    from tqdm import tqdm
+
+    with contextlib.suppress(BrokenPipeError):
+        tqdm.write(printable(f"vitpool: {line}"), file=sys.stderr)
 
 
 def expand(paths: Sequence[str]) -> Iterator[str]:
@@ -45,8 +59,6 @@ def progress(items: Iterable[Any], args: Any, total: int | None, unit: str) -> A
 
 def batches(args: argparse.Namespace, model: Any, paths: list[str]) -> Iterator[Any]:
     """Batches of pictures; tells of those that cannot be read, or stops at one."""
-    from tqdm import tqdm
-
     from ..transforms import stream
 
     transform = make_transform(args, model)
@@ -57,7 +69,6 @@ def batches(args: argparse.Namespace, model: Any, paths: list[str]) -> Iterator[
             for index, reason in batch.errors.items():
                 if args.strict:
                     raise StrictError(f"{batch.sources[index]}: {reason}")
-                line = f"vitpool: {batch.sources[index]}: {reason}; skipped"
-                tqdm.write(line, file=sys.stderr)
+                note(f"{batch.sources[index]}: {reason}; skipped")
             yield batch
             bar.update(len(batch.sources))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,8 @@ def resolve_data_config(
     if model is None or isinstance(model, Mapping):
         cfg, built = dict(model or {}), None
     else:
-        cfg, built = dict(model.pretrained_cfg or {}), model
+        built = copy.copy(model)  # one state of it for all that follows
+        cfg = dict(built.pretrained_cfg or {})
     cfg = {k: plain(v) for k, v in cfg.items()}
 
     size: Any = cfg.get("input_size") or (3, 224, 224)
@@ -102,8 +104,8 @@ def resolve_data_config(
         )
 
     out: dict[str, Any] = {"input_size": (channels, height, width)}
-    out["interpolation"] = (
-        given.get("interpolation") or cfg.get("interpolation") or "bicubic"
+    out["interpolation"] = given.get(
+        "interpolation", cfg.get("interpolation") or "bicubic"
     )
     for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         values = given.get(key)
@@ -115,6 +117,6 @@ def resolve_data_config(
     crop_pct = cfg.get("crop_pct") or CROP_PCT
     if use_test_size and cfg.get("test_crop_pct"):
         crop_pct = cfg["test_crop_pct"]
-    out["crop_pct"] = _number(given.get("crop_pct") or crop_pct, "crop_pct")
-    out["crop_mode"] = given.get("crop_mode") or cfg.get("crop_mode") or "center"
+    out["crop_pct"] = _number(given.get("crop_pct", crop_pct), "crop_pct")
+    out["crop_mode"] = given.get("crop_mode", cfg.get("crop_mode") or "center")
     return out

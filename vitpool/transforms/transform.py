@@ -100,7 +100,7 @@ class Transform:
         self.crop_mode = crop_mode or "center"
         if self.crop_mode not in CROP_MODES:
             raise ValueError(f"crop_mode: {crop_mode!r}, allowed: {list(CROP_MODES)}")
-        self.crop_pct = float(crop_pct or CROP_PCT)
+        self.crop_pct = float(CROP_PCT if crop_pct is None else crop_pct)
         if not 0.0 < self.crop_pct <= 16.0:
             raise ValueError(f"crop_pct: {crop_pct!r}, allowed is above 0, at most 16")
         self.interpolation = interpolation
