@@ -60,11 +60,11 @@ class Interrupted(vitpool.VisionTransformer):
 
     meanwhile: Callable[[Any], None] | None = None
 
-    def _replace(self, *arguments: Any) -> bool:
+    def _commit(self, before: Any, after: Any) -> bool:
         work, self.meanwhile = self.meanwhile, None
         if work is not None:
             work(self)
-        return super()._replace(*arguments)
+        return super()._commit(before, after)
 
 
 def interrupted(meanwhile: Callable[[Any], None], **options: Any) -> Any:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -83,4 +86,76 @@ def test_parts_that_nobody_holds_are_forgotten() -> None:
     model = small(depth=2)
     for _ in range(100):
         assert model.blocks[0].attn.qkv.weight.any()
-    assert len(model._held) < 10
+    assert len(model._parts) == 0
+
+
+def test_a_pool_of_another_kind_is_another_part() -> None:
+    """prr's pool has no parameters; the held one must not show those of map's."""
+    model = small(global_pool="prr")
+    pool = model.attn_pool
+    before = weights(pool)
+    model.reset_classifier(3, "map", add_attn_pool=True)
+    assert model.attn_pool is not pool
+    assert same(weights(pool), before)
+    assert weights(model.attn_pool)
+
+
+def test_a_part_is_one_object_for_as_long_as_it_is_held() -> None:
+    model = small(depth=2, global_pool="map")
+    parts = [model.head, model.attn_pool, model.blocks, model.blocks[1].attn.qkv]
+    again = [model.head, model.attn_pool, model.blocks, model.blocks[-1].attn.qkv]
+    assert all(a is b for a, b in zip(parts, again, strict=True))
+
+
+def test_parts_of_a_dropped_part_are_of_it() -> None:
+    model = small(depth=3)
+    block = model.blocks[2]
+    want = weights(block.mlp)
+    model.prune_intermediate_layers([0])
+    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
+    assert same(weights(block.mlp), want)
+    assert len(list(model.blocks)) == 1
+    with pytest.raises(IndexError):
+        model.blocks[2]
+
+
+def test_a_part_is_not_looked_up_while_a_model_is_exchanged() -> None:
+    """Between a model's exchange and the moment at which the old head is kept."""
+    found: list[Any] = []
+    waited: list[bool] = []
+
+    class Slow(VisionTransformer):
+        def _keep_lost_parts(self, *states: Any) -> None:
+            other = threading.Thread(target=lambda: found.append(self.head))
+            other.start()
+            other.join(0.1)
+            waited.append(not found)
+            super()._keep_lost_parts(*states)
+            threads.append(other)
+
+    threads: list[threading.Thread] = []
+    model = small(depth=1)
+    model.__class__ = Slow
+    old = model.head
+    model.reset_classifier(3)
+    threads[0].join(60)
+    assert waited == [True]
+    assert found[0] is model.head
+    assert found[0] is not old
+    assert found[0].bias.shape == (3,)
+    assert old.bias.shape == (10,)
+
+
+def test_a_model_dies_with_its_last_holder_without_the_collector() -> None:
+    model = small()
+    head = model.head
+    seen = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert seen() is not None
+        assert head.bias.shape == (10,)
+        del head
+        assert seen() is None
+    finally:
+        gc.enable()

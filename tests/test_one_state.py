@@ -15,7 +15,9 @@ from models import X, small
 
 import vitpool
 from vitpool import _core, plot
+from vitpool.checkpoint.spec import Spec
 
+PICTURE = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
 DIFF = {"attn_layer": "diff"}
 
 
@@ -31,7 +33,7 @@ def prune(model: Any) -> None:
 
 
 def other_patches(model: Any) -> None:
-    model.set_input_size(patch_size=16)
+    model.set_input_size(patch_size=8)
 
 
 def other_head(model: Any) -> None:
@@ -57,7 +59,31 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "attention maps": lambda m: plot.attention_maps(m, X, -1),
     "rollout": lambda m: plot.rollout(m, X),
     "pool weights": lambda m: plot.pool_weights(m, X, "max"),
+    "text for a notebook": lambda m: m._repr_html_(),
+    "config": lambda m: m.config,
+    "feature_info": lambda m: m.feature_info,
+    "grid_size": lambda m: m.patch_embed.grid_size,
+    "a token": lambda m: m.cls_token,
+    "blocks": lambda m: [part._path for part in m.blocks],
+    "parameters of blocks": lambda m: dict(m.blocks.named_parameters()),
+    "text of blocks": lambda m: repr(m.blocks),
+    "a parameter of a part": lambda m: m.norm.weight,
+    "fc_norm": lambda m: m.fc_norm(X[:, 0, 0]),
+    "preprocess": lambda m: m.preprocess(PICTURE),
+    "resolve_data_config": vitpool.resolve_data_config,
+    "spec of a checkpoint": lambda m: repr(Spec.from_model(m)),
+    "attention row": lambda m: np.asarray(plot.attention_row(m, None, PICTURE)),
+    "attention figure": lambda m: drawn(plot.attention_figure(m, PICTURE)),
+    "layers figure": lambda m: drawn(plot.layers_figure(m, PICTURE)),
+    "pools figure": lambda m: drawn(plot.pools_figure(m, PICTURE)),
+    "pools of": plot.pools_of,
 }
+
+
+def drawn(figure: Any) -> Any:
+    """The titles and pictures of a figure."""
+    shown = [axis for axis in figure.axes if axis.images]
+    return [(a.get_title(), np.asarray(a.images[0].get_array())) for a in shown]
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -138,3 +164,78 @@ def test_no_answer_is_of_two_states(
             assert equal(got, before) or equal(got, after), (name, number)
             if not came:
                 break  # there are no more such moments
+
+
+MADE: dict[str, Callable[[Any], Any]] = {
+    "set_input_size": lambda m: m.set_input_size(48, 8),
+    "prune": lambda m: m.prune_intermediate_layers([0], prune_head=False),
+    "prune to two": lambda m: m.prune_intermediate_layers([1], prune_norm=True),
+    "reset": lambda m: m.reset_classifier(4, seed=2),
+    "another pool": lambda m: m.reset_classifier(4, "max", seed=2),
+    "load": lambda m: m.load_state_dict(
+        {"norm.bias": X[0, 0, 0], "blocks.2.norm1.bias": X[0, 0, 1]}, strict=False
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("call", MADE)
+def test_no_change_is_of_two_states(
+    call: str, change: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another change comes at each moment of one: both have happened, in some order."""
+    original = small(**DIFF, depth=3, seed=1)
+
+    def answer(*changes: Callable[[Any], Any], model: Any = None) -> Any:
+        model = copy.copy(original) if model is None else model
+        try:
+            results = [make(model) for make in changes]
+        except ValueError as error:
+            results = [str(error)]
+        result = results[changes.index(MADE[call])] if len(results) > 1 else results[-1]
+        model = copy.copy(model)
+        return result, model.config, model.state_dict()
+
+    possible = [
+        answer(MADE[call]),
+        answer(change, MADE[call]),
+        answer(MADE[call], change),
+    ]
+    monkeypatch.setattr(Hooked, "change", staticmethod(change), raising=False)
+    moments = [name for name in MOMENTS if name != "_adopt"]  # none of a change
+    for name in [*moments, "_commit"]:
+        for number in range(1, 9):
+            model = copy.copy(original)
+            model.__class__ = Hooked
+            with monkeypatch.context() as patch:
+                patch.setattr(Hooked, name, hook(name), raising=False)
+                patch.setattr(Hooked, "target", model, raising=False)
+                patch.setattr(Hooked, "left", number)
+                got = answer(MADE[call], model=model)
+                came = Hooked.left < 0
+            assert any(equal(got, one) for one in possible[came:]), (name, number)
+            if not came:
+                break
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_input_that_changes_the_model_changes_no_answer(dynamic: bool) -> None:
+    model = small(depth=3, seed=1, dynamic_img_size=dynamic, **DIFF)
+    original = copy.copy(model)
+
+    class Input:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            prune(model)
+            load_other(model)
+            other_patches(model)
+            return X
+
+    for call in (
+        lambda m, x: m(x),
+        lambda m, x: m(x, return_attn=[0, -1]),
+        lambda m, x: m.forward_intermediates(x, return_prefix_tokens=True),
+    ):
+        model = copy.copy(original)
+        want = call(original, X)
+        assert equal(call(model, Input()), want)
+        assert not equal(model.state_dict(), original.state_dict())

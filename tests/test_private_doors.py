@@ -262,9 +262,6 @@ def test_constructor_arguments_are_checked(
         (TypeError, "weights must be a mapping, not list", (None, ["head.bias"])),
         (TypeError, "head.bias", (None, {"head.bias": "ten"})),
         (ValueError, "head.bias", (None, {"head.bias": np.zeros(9, "f4")})),
-        (ValueError, "serial", (None, {}, -1)),
-        (ValueError, "serial", (None, {}, 2**64)),
-        (TypeError, "serial", (None, {}, 1.0)),
     ],
 )
 def test_arguments_of_replace_are_checked(
@@ -314,6 +311,14 @@ def test_adopting_is_for_fresh_models_and_of_models(model: Any) -> None:
     assert fresh._serial == model._serial
 
 
+@pytest.mark.parametrize("other", [None, object(), 1, vitpool])
+def test_what_is_committed_is_a_model(model: Any, other: Any) -> None:
+    with refused(TypeError, "before must be a VisionTransformer", model=model):
+        model._commit(other, model)
+    with refused(TypeError, "after must be a VisionTransformer", model=model):
+        model._commit(model, other)
+
+
 def test_a_model_without_init_raises_and_nothing_else() -> None:
     bare: Any = _core.VisionTransformer.__new__(_core.VisionTransformer)
     calls: list[Any] = [
@@ -323,7 +328,11 @@ def test_a_model_without_init_raises_and_nothing_else() -> None:
         lambda: bare.fc_norm(np.zeros((1, 32), "f4")),
         lambda: bare.reset_classifier(3),
         lambda: bare._replace(None, {}),
+        lambda: bare._commit(small(), small()),
+        lambda: small()._commit(bare, small()),
+        lambda: small()._commit(small(), bare),
         lambda: bare._grid(32, 32),
+        bare._lambdas,
         lambda: bare.get_parameter("head.bias"),
         bare._options,
         bare._snapshot,

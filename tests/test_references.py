@@ -160,6 +160,7 @@ REFUSED: dict[str, Call] = {
     ),
     "a parameter that is not there": lambda m, a: m.get_parameter("nothing"),
     "a parameter of no name": lambda m, a: _core.VisionTransformer.get_parameter(m, 3),
+    "committing what is none": lambda m, a: m._commit(m, a),
     "adopting what is none": lambda m, a: m._adopt(a),
     "adopting twice": lambda m, a: m._adopt(m),
     "pixels of floats": lambda m, a: _core.normalize_u8(
@@ -236,9 +237,11 @@ def test_a_refused_call_keeps_nothing(name: str) -> None:
 
 def test_a_change_that_comes_too_late_keeps_nothing() -> None:
     def late(model: Any, given: Any) -> None:
-        stale = model._serial
+        before = model._snapshot()
+        after = before._snapshot()
+        after._replace(None, {KEY: given["weight"]})
         model.load_state_dict({KEY: given["weight"]}, strict=False)
-        assert model._replace(None, {KEY: given["weight"]}, stale) is False
+        assert model._commit(before, after) is False
 
     check(late)
 
@@ -249,7 +252,10 @@ BARE: dict[str, Callable[[Any], object]] = {
     "pool": lambda m: m.pool(np.ones((1, 5, 32), np.float32)),
     "reset_classifier": lambda m: m.reset_classifier(3),
     "_replace": lambda m: m._replace(None, {}),
+    "_snapshot": lambda m: m._snapshot(),
+    "_commit": lambda m: m._commit(small(), small()),
     "_options": lambda m: m._options(),
+    "_lambdas": lambda m: m._lambdas(),
     "param_shapes": lambda m: m.param_shapes(),
     "get_parameter": lambda m: m.get_parameter("head.weight"),
     "memory_bytes": lambda m: m.memory_bytes(),

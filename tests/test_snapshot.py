@@ -40,6 +40,22 @@ def test_no_later_change_reaches_a_snapshot() -> None:
     assert model._options() != before[0]
 
 
+def test_a_changed_snapshot_takes_the_models_place_once(model: Any) -> None:
+    before = model._snapshot()
+    after = before._snapshot()
+    after.reset_classifier(3, seed=1)
+    assert model.num_classes == 10
+    assert model._commit(before, after) is True
+    assert model.num_classes == 3
+    assert model._serial == after._serial
+    assert model(X).tobytes() == after._run(X, LOGITS)[0].tobytes()
+    other = before._snapshot()
+    other.reset_classifier(4)
+    assert model._commit(before, other) is False
+    assert model.num_classes == 3
+    assert before._options()["num_classes"] == 10
+
+
 def test_options_are_the_callers_own(model: Any) -> None:
     now = model._snapshot()
     for options in (model._options(), now._options()):

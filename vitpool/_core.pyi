@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex, TypedDict, final, type_check_only
 
@@ -62,9 +63,12 @@ class VisionTransformer:
         self,
         options: dict[str, Any] | None,
         weights: Mapping[str, Any],
-        serial: int = 0,
         /,
+    ) -> None: ...
+    def _commit(
+        self, before: VisionTransformer, after: VisionTransformer, /
     ) -> bool: ...
+    def _lambdas(self) -> list[tuple[float, float]]: ...
     def _grid(self, height: int, width: int, /) -> tuple[int, int]: ...
     def _run(
         self,

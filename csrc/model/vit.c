@@ -187,6 +187,11 @@ vp_status vp_vit_share_rest(vp_vit *vit, const vp_vit *from, vp_error *err)
     return VP_OK;
 }
 
+float vp_vit_lambda(const vp_vit *vit, size_t block, size_t which)
+{
+    return vit->blocks[block].attn[which].lambda;
+}
+
 /* exp(q1 . k1) - exp(q2 . k2) + lambda_init, timm.layers.DiffAttention */
 static void derive_lambda(vp_attn *attn, size_t depth, size_t d)
 {

@@ -51,6 +51,9 @@ unsigned long long vp_vit_serial(const vp_vit *vit);
 /* A number that names this model's attention pool as long as it lives; 0: none. */
 unsigned long long vp_vit_pool_serial(const vp_vit *vit);
 
+/* The factor of a differential attention's second map; which: see vp_map. */
+float vp_vit_lambda(const vp_vit *vit, size_t block, size_t which);
+
 /* The index of the parameter of that name, or num_params where there is none. The search
  * begins at `start` and wraps around: a walk in order finds each parameter at once. */
 size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start);

@@ -138,12 +138,10 @@ PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *
 }
 
 const char vp_model_replace_doc[] =
-    "_replace($self, options, weights, serial=0, /)\n--\n\n"
+    "_replace($self, options, weights, /)\n--\n\n"
     "Rebuilds the model from options: parameters in the mapping weights are taken\n"
     "from it (name to array), all others shared with what the model has. Atomic.\n"
-    "False, and nothing happens, where serial is not 0 and not the model's _serial: "
-    "it\n"
-    "has changed. ValueError: a shape does not fit, or a parameter is in neither.";
+    "ValueError: a shape does not fit, or a parameter is in neither.";
 
 /* The next model: `weights` first, the rest shared with `vit`. */
 static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weights)
@@ -183,11 +181,9 @@ static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weight
 PyObject *vp_model_replace(PyObject *object, PyObject *args)
 {
     vp_model *self = (vp_model *)object;
-    PyObject *options, *weights, *serial_object = NULL;
-    unsigned long long serial = 0;
+    PyObject *options, *weights;
     vp_config config;
-    if (!PyArg_ParseTuple(args, "OO|O:_replace", &options, &weights, &serial_object) ||
-        (serial_object != NULL && vp_u64_from(serial_object, "serial", &serial) < 0) ||
+    if (!PyArg_ParseTuple(args, "OO:_replace", &options, &weights) ||
         vp_check_mapping(weights, "weights") < 0) {
         return NULL;
     }
@@ -200,10 +196,6 @@ PyObject *vp_model_replace(PyObject *object, PyObject *args)
         if (vit == NULL) {
             return NULL;
         }
-        if (serial != 0 && serial != vp_vit_serial(vit)) {
-            vp_vit_unref(vit);
-            Py_RETURN_FALSE;
-        }
         vp_vit *next =
             build_next(vit, options != Py_None ? &config : vp_vit_config(vit), weights);
         committed = next != NULL && vp_vit_commit(&self->vit, vit, next);
@@ -212,5 +204,30 @@ PyObject *vp_model_replace(PyObject *object, PyObject *args)
             return NULL;
         }
     }
-    Py_RETURN_TRUE;
+    Py_RETURN_NONE;
+}
+
+const char vp_model_commit_doc[] =
+    "_commit($self, before, after, /)\n--\n\n"
+    "Puts the model of `after` in the place of this one, if that is still the model "
+    "of\n"
+    "`before`, and says whether it was. Both are snapshots; `after` has been changed.";
+
+PyObject *vp_model_commit(PyObject *object, PyObject *args)
+{
+    vp_model *self = (vp_model *)object;
+    PyObject *before, *after;
+    if (!PyArg_ParseTuple(args, "OO:_commit", &before, &after) ||
+        vp_check_model(object, before, "before") < 0 ||
+        vp_check_model(object, after, "after") < 0) {
+        return NULL;
+    }
+    vp_vit *here = vp_model_acquire(self, NULL);
+    vp_vit *expected = here != NULL ? vp_model_acquire((vp_model *)before, NULL) : NULL;
+    vp_vit *next = expected != NULL ? vp_model_acquire((vp_model *)after, NULL) : NULL;
+    /* takes the reference to next */
+    const bool committed = next != NULL && vp_vit_commit(&self->vit, expected, next);
+    vp_vit_unref(expected);
+    vp_vit_unref(here);
+    return next != NULL ? PyBool_FromLong(committed) : NULL;
 }

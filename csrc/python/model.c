@@ -100,6 +100,15 @@ static PyTypeObject *core_type(PyObject *object)
     return core;
 }
 
+int vp_check_model(PyObject *object, PyObject *other, const char *what)
+{
+    if (PyObject_TypeCheck(other, core_type(object))) {
+        return 0;
+    }
+    (void)vp_raise_type(other, "%s must be a VisionTransformer", what);
+    return -1;
+}
+
 PyDoc_STRVAR(
     adopt_doc,
     "_adopt($self, other, /)\n--\n\n"
@@ -108,8 +117,8 @@ PyDoc_STRVAR(
 
 static PyObject *model_adopt(PyObject *object, PyObject *other)
 {
-    if (!PyObject_TypeCheck(other, core_type(object))) {
-        return vp_raise_type(other, "other must be a VisionTransformer");
+    if (vp_check_model(object, other, "other") < 0) {
+        return NULL;
     }
     vp_vit *vit = vp_model_acquire((vp_model *)other, NULL);
     const int begun = vit != NULL ? vp_model_begin((vp_model *)object, vit, false) : -1;
@@ -162,6 +171,33 @@ static PyObject *model_options(PyObject *object, PyObject *unused)
     Py_XDECREF(options);
     vp_vit_unref(vit);
     return dict;
+}
+
+PyDoc_STRVAR(
+    lambdas_doc,
+    "_lambdas($self)\n--\n\n"
+    "The factors of differential attention: for each block that of its attention and\n"
+    "of ParallelThingsBlock's second. No block where attention is another.");
+
+static PyObject *model_lambdas(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
+    if (vit == NULL) {
+        return NULL;
+    }
+    const vp_config *c = vp_vit_config(vit);
+    const size_t blocks = vp_config_is_diff(c) ? c->depth : 0;
+    PyObject *list = PyList_New((Py_ssize_t)blocks);
+    for (size_t i = 0; list != NULL && i < blocks; i++) {
+        PyObject *pair = Py_BuildValue("(dd)", (double)vp_vit_lambda(vit, i, 0),
+                                       (double)vp_vit_lambda(vit, i, 1));
+        if (pair == NULL || PyList_SetItem(list, (Py_ssize_t)i, pair) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    vp_vit_unref(vit);
+    return list;
 }
 
 PyDoc_STRVAR(memory_bytes_doc, "memory_bytes($self)\n--\n\n"
@@ -254,11 +290,13 @@ static PyMethodDef methods[] = {
     {"reset_classifier", KEYWORDS(vp_model_reset_classifier),
      METH_VARARGS | METH_KEYWORDS, vp_model_reset_classifier_doc},
     {"_replace", vp_model_replace, METH_VARARGS, vp_model_replace_doc},
+    {"_commit", vp_model_commit, METH_VARARGS, vp_model_commit_doc},
     {"_options", model_options, METH_NOARGS, options_doc},
     {"param_shapes", vp_model_param_shapes, METH_NOARGS, vp_model_param_shapes_doc},
     {"get_parameter", vp_model_get_parameter, METH_O, vp_model_get_parameter_doc},
     {"_adopt", model_adopt, METH_O, adopt_doc},
     {"_snapshot", model_snapshot, METH_NOARGS, snapshot_doc},
+    {"_lambdas", model_lambdas, METH_NOARGS, lambdas_doc},
     {"memory_bytes", model_memory_bytes, METH_NOARGS, memory_bytes_doc},
     {"release_workspace", model_release_workspace, METH_NOARGS, release_workspace_doc},
     {"_grid", model_grid, METH_VARARGS, check_size_doc},

@@ -19,6 +19,9 @@ typedef struct {
     PyObject *weakrefs;
 } vp_model;
 
+/* 0 where `other` is a model as `object` is, else -1 with a TypeError that names `what`. */
+int vp_check_model(PyObject *object, PyObject *other, const char *what);
+
 /* A reference to the current model, or NULL with an exception before __init__; with
  * `workspaces`, they are borrowed from the object. */
 vp_vit *vp_model_acquire(vp_model *self, vp_workspaces **workspaces);
@@ -41,7 +44,9 @@ extern const char vp_model_param_shapes_doc[], vp_model_get_parameter_doc[];
 int vp_model_init(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *vp_model_replace(PyObject *object, PyObject *args);
-extern const char vp_model_reset_classifier_doc[], vp_model_replace_doc[];
+PyObject *vp_model_commit(PyObject *object, PyObject *args);
+extern const char vp_model_reset_classifier_doc[], vp_model_replace_doc[],
+    vp_model_commit_doc[];
 
 /* -- forward.c, forward_head.c -- */
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,7 @@ class Spec:
     @classmethod
     def from_model(cls, model: Any, variant: str | None = None) -> Spec:
         """From a live model, as it is after any reset_classifier."""
+        model = copy.copy(model)  # options and shapes of one state
         cfg = dict(model.pretrained_cfg or {})
         if variant is None:
             variant = str(cfg.get("architecture") or "")

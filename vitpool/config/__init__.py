@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's constructor arguments: checks, the options of the core, the way back."""
+"""timm's constructor arguments: checked, as the core's options, and made from those."""
 
 from __future__ import annotations
 
-from .arguments import arguments_of, mlp_ratio_of
+from .arguments import all_arguments_of, arguments_of, mlp_ratio_of
 from .checks import as_bool, as_float, as_int, as_pair, plain
 from .options import BLOCKS, DEFAULTS, INIT_MODES, POOLS, resolve
 
@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULTS",
     "INIT_MODES",
     "POOLS",
+    "all_arguments_of",
     "arguments_of",
     "as_bool",
     "as_float",

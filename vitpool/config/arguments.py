@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way back: from the core's options to timm's constructor arguments."""
+"""timm's constructor arguments from the core's options."""
 
 from __future__ import annotations
 
@@ -11,33 +11,42 @@ from typing import Any
 from .options import DEFAULTS
 
 
-def arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments that give these options, without those at default."""
+def all_arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that give these options, nothing left to a default.
+
+    Those that tell nothing of a finished model (drop rates, how fresh weights are made)
+    are left out.
+    """
     o = options
-    norm_layer: Any = (o["norm_layer"], _short(o["norm_eps"]))
     embed_norm: Any = None
     if o["embed_norm_layer"] != "identity":
         embed_norm = (o["embed_norm_layer"], _short(o["embed_norm_eps"]))
-    final_norm = o["norm"] or o["fc_norm"]
-    full = {
+    arguments = {
+        **o,
         "img_size": _single(o["img_size"]),
         "patch_size": _single(o["patch_size"]),
         "mlp_ratio": mlp_ratio_of(o["mlp_hidden"], o["embed_dim"]),
         "init_values": _short(o["init_values"]) if o["has_init_values"] else None,
         "pos_embed": "learn" if o["pos_embed"] else "none",
-        "final_norm": final_norm,
-        "fc_norm": o["fc_norm"] if final_norm else None,
-        "norm_layer": None if norm_layer == ("layernorm", 1e-6) else norm_layer,
+        "final_norm": o["norm"] or o["fc_norm"],
         "embed_norm_layer": embed_norm,
-        "act_layer": None if o["act_layer"] == "gelu" else o["act_layer"],
+        "norm_layer": (o["norm_layer"], _short(o["norm_eps"])),
     }
-    for name in DEFAULTS:
-        if name not in full and name in o:
-            full[name] = o[name]
-    default_fc_norm = o["global_pool"] in ("avg", "avgmax", "max")
-    if full["fc_norm"] == default_fc_norm:
-        full["fc_norm"] = None
-    return {k: full[k] for k in DEFAULTS if k in full and full[k] != DEFAULTS[k]}
+    return {name: arguments[name] for name in DEFAULTS if name in arguments}
+
+
+def arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that give these options, without those at default."""
+    full = all_arguments_of(options)
+    # For these three timm's default is None, which stands for this.
+    default = {
+        **DEFAULTS,
+        "fc_norm": full["final_norm"]
+        and full["global_pool"] in ("avg", "avgmax", "max"),
+        "norm_layer": ("layernorm", 1e-6),
+        "act_layer": "gelu",
+    }
+    return {name: value for name, value in full.items() if value != default[name]}
 
 
 def mlp_ratio_of(hidden: int, embed_dim: int) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers, pairs and switches from what a caller gave, or an error that names it."""
+"""Checks of numbers, pairs and switches; an error names the argument."""
 
 from __future__ import annotations
 

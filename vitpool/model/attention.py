@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""return_attn: which weights are asked for, and under which keys they are given."""
+"""return_attn: the attention weights that a caller asks for, and the keys they get."""
 
 from __future__ import annotations
 
@@ -54,34 +54,23 @@ def wanted_maps(
 
 
 def named_maps(
-    model: _core.VisionTransformer,
+    now: _core.VisionTransformer,
     keys: list[int | str],
     maps: list[tuple[int, int]],
     arrays: list[Float32],
 ) -> dict[int | str, Float32]:
-    """By key; the parallel attentions of one block one after the other as heads, a
-    differential attention's pair as its difference."""
+    """The weights by key, of the state of the model that computed them.
+
+    The two attentions of a ParallelThingsBlock are given as heads, one after the other;
+    the pair of maps of a differential attention as its difference.
+    """
+    lambdas = now._lambdas()
     named: dict[int | str, Float32] = {}
     for key, (block, which), weights in zip(keys, maps, arrays, strict=True):
-        if block != POOL_MAP and weights.shape[1] != model._options()["num_heads"]:
-            b, h2, n, _ = weights.shape
-            pair = weights.reshape(b, h2 // 2, 2, n, n)
-            weights = pair[:, :, 0] - _lambda(model, block, which) * pair[:, :, 1]
+        if lambdas and block != POOL_MAP:
+            first, second = weights[:, 0::2], weights[:, 1::2]
+            weights = first - np.float32(lambdas[block][which]) * second
         if key in named and which:
             weights = np.concatenate([named[key], weights], axis=1)
         named[key] = weights
     return named
-
-
-def _lambda(model: _core.VisionTransformer, block: int, which: int) -> np.float32:
-    """timm.layers.DiffAttention's lambda of a block."""
-    path = f"blocks.{block}."
-    if f"{path}lambda_q1" not in model.param_shapes():
-        both = f"{path}attns.0.attn.lambda_q1" in model.param_shapes()
-        path += f"attns.{which}.attn." if both else "attn."
-    q1, k1, q2, k2 = (
-        model.get_parameter(f"{path}lambda_{n}").astype(np.float64)
-        for n in ("q1", "k1", "q2", "k2")
-    )
-    init = 0.8 - 0.6 * np.exp(-0.3 * block)
-    return np.float32(np.exp(q1 @ k1) - np.exp(q2 @ k2) + init)

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as another: a copy, a pickle, a text."""
+"""Copies and pickles of a model, and the text that describes it."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..config import DEFAULTS
+from .. import _core
+from ..config import all_arguments_of
 from .facts import Facts
 from .parts import Float32
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
+# What a pickle holds. 1, which vitpool 0.1.0 wrote without the number: the constructor
+# arguments that differ from its defaults. 2: every argument that tells something of the
+# model, so that no later default changes what a pickle means.
 _PICKLE_VERSION = 2
 
 
@@ -28,16 +31,16 @@ class Copying(Facts):
         return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # Weights never change in place, so that a copy may share them.
+        # Weights never change in place, so a copy may share them.
         copy = memo[id(self)] = self.__copy__()
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        now = self.__copy__()
-        # All of the arguments, since their defaults may change from version to version.
-        config = {**DEFAULTS, **now.config}
-        state = (config, now.state_dict(), now._pretrained_cfg)
-        return _rebuild, (type(self), *state, _PICKLE_VERSION)
+        now = self.__copy__()  # options and weights of one state
+        arguments = all_arguments_of(now._options())
+        weights = now.state_dict()
+        cfg = now._pretrained_cfg
+        return _rebuild, (type(self), arguments, weights, cfg, _PICKLE_VERSION)
 
     def _facts(self) -> dict[str, str]:
         now = self._snapshot()
@@ -78,23 +81,23 @@ class Copying(Facts):
 
 def _rebuild(
     cls: type[Copying],
-    config: dict[str, Any],
+    arguments: dict[str, Any],
     weights: dict[str, Float32],
     pretrained_cfg: dict[str, Any],
     version: int = 1,
 ) -> Copying:
-    """A model from its pickle. 0.1.0 wrote version 1, without the number."""
+    """A model from its pickle; see _PICKLE_VERSION."""
     if version > _PICKLE_VERSION:
         raise ValueError(
-            f"this pickle is of version {version}, and this vitpool reads up to "
-            f"{_PICKLE_VERSION}: it was written by a later one"
+            f"this pickle is of version {version}, written by a later vitpool; "
+            f"{_core.__version__} reads versions up to {_PICKLE_VERSION}"
         )
-    model = cls(**config, weights=weights)
+    model = cls(**arguments, weights=weights)
     model.pretrained_cfg = pretrained_cfg
     return model
 
 
-_rebuild.__module__ = "vitpool.model"  # what pickles name, whichever file it is in
+_rebuild.__module__ = "vitpool.model"  # the name that pickles hold, not this file's
 
 
 def _by(pair: tuple[int, int]) -> str:

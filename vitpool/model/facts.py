@@ -1,56 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says of itself: parameters, parts and options."""
+"""The parameters, parts and options of a model, for reading."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..config import arguments_of
-from .parts import FcNorm, Float32, Module, PatchEmbed
+from ..text import did_you_mean
+from .parts import (
+    FcNorm,
+    Float32,
+    HasParts,
+    Module,
+    PatchEmbed,
+    exchange,
+    prefix_tokens_of,
+)
 
 
-class Facts(_core.VisionTransformer):
+class Facts(HasParts):
     """The part of VisionTransformer that reads, and neither computes nor changes."""
 
     def _init_state(self) -> None:
         self._pretrained_cfg: dict[str, Any] = {}
-        self._held: weakref.WeakSet[Module] = weakref.WeakSet()  # every part there is
-        self._head = Module(self, "head")
-        self._pool_module: tuple[int, Module] | None = None
+        self._init_parts()
         self._pos_embeds: dict[tuple[int, tuple[int, int]], Float32] = {}
-
-    def _keep_lost_parts(
-        self, before: _core.VisionTransformer, *, new_head: bool
-    ) -> None:
-        """After a change: who holds a part that is gone keeps it as it was before."""
-        lost = []
-        if new_head:
-            lost.append("head")
-            self._head = Module(self, "head")
-        if self._pool_serial != before._pool_serial:
-            lost.append("attn_pool")
-            self._pool_module = None
-        names = list(self.param_shapes())
-        for part in self._parts():
-            if part is self._head or part._model is not self:
-                continue
-            start = f"{part._path}."
-            gone = any(map(part._is_at, lost))
-            if gone or not any(n.startswith(start) for n in names):
-                part._model = before
-
-    def _parts(self) -> list[Module]:
-        """The parts that somebody holds."""
-        while True:  # again where another thread has asked for one meanwhile
-            try:
-                return list(self._held)
-            except RuntimeError:
-                continue
 
     # -- parameters --
 
@@ -59,7 +36,7 @@ class Facts(_core.VisionTransformer):
         now = self._snapshot()
         arrays = {name: now.get_parameter(name) for name in now.param_shapes()}
         for array in arrays.values():
-            array.flags.writeable = True  # a copy of the caller's own
+            array.flags.writeable = True  # it is the caller's own copy
         return arrays
 
     def named_parameters(self) -> Iterator[tuple[str, Float32]]:
@@ -74,13 +51,11 @@ class Facts(_core.VisionTransformer):
         A new read-only float32 array. KeyError: there is none; the message has the
         nearest name.
         """
+        now = self._snapshot()
         try:
-            return super().get_parameter(target)
+            return now.get_parameter(target)
         except KeyError:
-            import difflib
-
-            near = difflib.get_close_matches(target, self.param_shapes(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(target, now.param_shapes())
             raise KeyError(f"no parameter {target!r}{hint}") from None
 
     def no_weight_decay(self) -> set[str]:
@@ -95,7 +70,10 @@ class Facts(_core.VisionTransformer):
         }
 
     def _array(self, name: str) -> Float32 | None:
-        return self.get_parameter(name) if name in self.param_shapes() else None
+        try:
+            return super().get_parameter(name)
+        except KeyError:
+            return None
 
     @property
     def cls_token(self) -> Float32 | None:
@@ -115,32 +93,32 @@ class Facts(_core.VisionTransformer):
     @property
     def patch_embed(self) -> PatchEmbed:
         """The patch embedding: sizes and proj."""
-        return PatchEmbed(self, "patch_embed")
+        return self._part("patch_embed", PatchEmbed)
 
     @property
     def norm_pre(self) -> Module:
         """The norm before the blocks."""
-        return Module(self, "norm_pre")
+        return self._part("norm_pre", Module)
 
     @property
     def blocks(self) -> Module:
         """The blocks, by index."""
-        return Module(self, "blocks")
+        return self._part("blocks", Module)
 
     @property
     def norm(self) -> Module:
         """The norm after the blocks."""
-        return Module(self, "norm")
+        return self._part("norm", Module)
 
     @property
     def fc_norm(self) -> FcNorm:
         """The norm after the pool; it can be called on (B, C)."""
-        return FcNorm(self, "fc_norm")
+        return self._part("fc_norm", FcNorm)
 
     @property
     def head(self) -> Module:
         """The classifier: one object until reset_classifier makes another."""
-        return self._head
+        return self._part("head", Module)
 
     def get_classifier(self) -> Module:
         """The classifier, model.head."""
@@ -149,13 +127,8 @@ class Facts(_core.VisionTransformer):
     @property
     def attn_pool(self) -> Module | None:
         """The attention pool: one object for as long as the pool lives, or None."""
-        serial = self._pool_serial
-        if serial == 0:
-            return None
-        held = self._pool_module
-        if held is None or held[0] != serial:
-            held = self._pool_module = (serial, Module(self, "attn_pool"))
-        return held[1]
+        with exchange:
+            return self._part("attn_pool", Module) if self._pool_serial != 0 else None
 
     # -- facts --
 
@@ -177,7 +150,8 @@ class Facts(_core.VisionTransformer):
     @property
     def pool_include_prefix(self) -> bool:
         """Does the pool see the class and register tokens?"""
-        return bool(self._options()["pool_include_prefix"] or self.global_pool == "prr")
+        options = self._options()
+        return bool(options["pool_include_prefix"] or options["global_pool"] == "prr")
 
     @property
     def embed_dim(self) -> int:
@@ -210,8 +184,7 @@ class Facts(_core.VisionTransformer):
     @property
     def num_prefix_tokens(self) -> int:
         """Class and register tokens."""
-        options = self._options()
-        return int(options["class_token"]) + int(options["reg_tokens"])
+        return prefix_tokens_of(self._options())
 
     @property
     def no_embed_class(self) -> bool:

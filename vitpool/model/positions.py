@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings for another image or patch size: kept for each call, or made for good."""
+"""Embeddings resampled for another image or patch size: for a call, or for good."""
 
 from __future__ import annotations
 
@@ -8,79 +8,69 @@ from typing import Any
 
 from .. import _core
 from ..resample import resample_abs_pos_embed, resample_patch_embed
-from .parts import Float32
+from .parts import Float32, grid_of, prefix_tokens_of
 
-# Resampled position embeddings kept, one for each size of image.
+# How many resampled position embeddings are kept, one for each size of image.
 _MOST_GRIDS = 16
 
-
-def prefix_tokens(options: Mapping[str, Any]) -> int:
-    """Class and register tokens of a model with these options."""
-    return int(options["class_token"]) + int(options["reg_tokens"])
+# By (the model's serial, grid).
+Kept = dict[tuple[int, tuple[int, int]], Float32]
 
 
 def pos_embed_for(
-    cache: dict[tuple[int, tuple[int, int]], Float32],
-    now: _core.VisionTransformer,
-    x: Any,
+    now: _core.VisionTransformer, x: Float32, kept: Kept
 ) -> Float32 | None:
-    """The position embedding of a snapshot on x's grid; None: the snapshot's own.
+    """The position embedding on the grid of images x; None: the model's own, or none.
 
-    cache: what was resampled before, by serial and grid.
+    kept: embeddings made before. Those of other states of the model are dropped.
     """
     options = now._options()
-    if len(x.shape) != 4 or not options["pos_embed"]:
+    if x.ndim != 4 or not options["pos_embed"]:
         return None
-    grid = now._grid(int(x.shape[2]), int(x.shape[3]))
-    old_grid = _grid(options)
-    if grid == old_grid:
+    grid = now._grid(x.shape[2], x.shape[3])
+    if grid == grid_of(options):
         return None
-    key = (now._serial, grid)
-    resampled = cache.get(key)
+    serial = now._serial
+    resampled = kept.get((serial, grid))
     if resampled is None:
-        resampled = _resampled(now, options, grid, old_grid)
-        # Other threads do this too: nothing that one of them drops is used again.
-        kept = [k for k in list(cache) if k[0] == key[0]]
-        for old in set(cache) - set(kept[1 - _MOST_GRIDS :]):
-            cache.pop(old, None)
-        cache[key] = resampled
+        resampled = _resampled(now, grid)
+        # Other threads change the dict at the same time: pop without an error.
+        own = [key for key in list(kept) if key[0] == serial]
+        for key in set(kept) - set(own[1 - _MOST_GRIDS :]):
+            kept.pop(key, None)
+        kept[serial, grid] = resampled
     return resampled
 
 
 def resized_weights(
-    before: _core.VisionTransformer, options: Mapping[str, Any]
+    now: _core.VisionTransformer, options: Mapping[str, Any]
 ) -> dict[str, Float32]:
-    """The embeddings that the sizes of `options` need and before's do not fit."""
-    old = before._options()
+    """The embeddings that a model needs for the sizes in `options`, where not its own.
+
+    ValueError where the image is smaller than a patch.
+    """
     weights: dict[str, Float32] = {}
+    old, grid = now._options(), grid_of(options)
+    if min(grid) < 1:
+        raise ValueError(
+            f"img_size {options['img_size']} must be at least patch_size "
+            f"{options['patch_size']}"
+        )
     if options["patch_size"] != old["patch_size"]:
         weights["patch_embed.proj.weight"] = resample_patch_embed(
-            before.get_parameter("patch_embed.proj.weight"), options["patch_size"]
+            now.get_parameter("patch_embed.proj.weight"), options["patch_size"]
         )
-    grid, old_grid = _grid(options), _grid(old)
-    if options["pos_embed"] and grid != old_grid:
-        weights["pos_embed"] = _resampled(before, options, grid, old_grid)
+    if options["pos_embed"] and grid != grid_of(old):
+        weights["pos_embed"] = _resampled(now, grid)
     return weights
 
 
-def _resampled(
-    model: _core.VisionTransformer,
-    options: Mapping[str, Any],
-    grid: tuple[int, int],
-    old_grid: tuple[int, int],
-) -> Float32:
+def _resampled(now: _core.VisionTransformer, grid: tuple[int, int]) -> Float32:
+    """A model's own position embedding on another grid."""
+    options = now._options()
     return resample_abs_pos_embed(
-        model.get_parameter("pos_embed"),
+        now.get_parameter("pos_embed"),
         new_size=grid,
-        old_size=old_grid,
-        num_prefix_tokens=0 if options["no_embed_class"] else prefix_tokens(options),
+        old_size=grid_of(options),
+        num_prefix_tokens=0 if options["no_embed_class"] else prefix_tokens_of(options),
     )
-
-
-def _grid(options: Mapping[str, Any]) -> tuple[int, int]:
-    """(rows, columns) of patches; ValueError where the image is less than a patch."""
-    (h, w), (ph, pw) = options["img_size"], options["patch_size"]
-    grid = (h // ph, w // pw)
-    if min(grid) < 1:
-        raise ValueError(f"img_size {(h, w)} must be at least patch_size {(ph, pw)}")
-    return grid

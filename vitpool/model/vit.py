@@ -20,10 +20,10 @@ from ..text import some
 from .attention import named_maps, wanted_maps
 from .copying import Copying
 from .intermediates import arrange, take_indices
-from .parts import Float32
-from .positions import pos_embed_for, prefix_tokens, resized_weights
+from .parts import Float32, prefix_tokens_of
+from .positions import pos_embed_for, resized_weights
 
-# What _core's _run gives out.
+# Which output _core's _run is asked for.
 _NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
 
 
@@ -51,7 +51,7 @@ class VisionTransformer(Copying):
     TypeError: an unknown option or a wrong type. ValueError: a wrong value.
     """
 
-    # What pickles name, whichever file it is in.
+    # The name that pickles hold: the package's, not this file's.
     __module__ = "vitpool.model"
 
     def __init__(
@@ -156,9 +156,9 @@ class VisionTransformer(Copying):
         (B, H, N, N). return_attn: blocks by index and 'attn_pool'; then gives (logits,
         {key: weights (B, H, N, N)}); the 'map' pool's are (B, H, 1, patches).
         """
-        if return_attn is None:
-            return self._forward(self._snapshot(), x, _LOGITS, attn_mask, is_causal)[0]
         now = self._snapshot()
+        if return_attn is None:
+            return self._forward(now, x, _LOGITS, attn_mask, is_causal)[0]
         keys, maps = wanted_maps(now._options(), return_attn)
         out, _, arrays, _ = self._forward(
             now, x, _LOGITS, attn_mask, is_causal, maps=maps
@@ -182,15 +182,12 @@ class VisionTransformer(Copying):
         is_causal: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """A pass of a snapshot, with the position embedding of the images' own grid.
-
-        Whatever else an answer takes of the model comes from the same snapshot: another
-        thread may change the model meanwhile.
-        """
+        """_run of a snapshot, with the position embedding of the images' own grid."""
+        pos_embed = None
         if now._options()["dynamic_img_size"]:
             x = _core.as_float32(x, "x")
-            kwargs["pos_embed"] = pos_embed_for(self._pos_embeds, now, x)
-        return now._run(x, output, attn_mask, is_causal, **kwargs)
+            pos_embed = pos_embed_for(now, x, self._pos_embeds)
+        return now._run(x, output, attn_mask, is_causal, pos_embed, **kwargs)
 
     def forward_intermediates(
         self,
@@ -239,11 +236,11 @@ class VisionTransformer(Copying):
         )
         grid = None
         if output_fmt == "NCHW":
-            grid = now._grid(int(x.shape[2]), int(x.shape[3]))
+            grid = now._grid(x.shape[2], x.shape[3])
         return arrange(
             final,
             arrays,
-            prefix_tokens(options),
+            prefix_tokens_of(options),
             grid,
             return_prefix_tokens=return_prefix_tokens,
             intermediates_only=intermediates_only,
@@ -315,14 +312,13 @@ class VisionTransformer(Copying):
         TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
         negative count, a pool that is unknown or not possible here.
         """
-        before = self._snapshot()
-        super().reset_classifier(
-            num_classes,
-            global_pool,
-            add_attn_pool=add_attn_pool,
-            seed=_seed(seed),
+        bits = _seed(seed)
+        self._change(
+            lambda model: model.reset_classifier(
+                num_classes, global_pool, add_attn_pool=add_attn_pool, seed=bits
+            ),
+            fresh="head",
         )
-        self._keep_lost_parts(before, new_head=True)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -337,21 +333,24 @@ class VisionTransformer(Copying):
             raise TypeError(
                 f"state_dict must be a mapping, not {type(state_dict).__name__}"
             )
-        expected = self.param_shapes()
-        keys = list(state_dict.keys())
-        missing = [k for k in expected if k not in state_dict]
-        unexpected = [k for k in keys if k not in expected]
-        if strict and (missing or unexpected):
+
+        def load(model: _core.VisionTransformer) -> IncompatibleKeys:
+            expected = model.param_shapes()
+            missing = [k for k in expected if k not in state_dict]
+            keys = list(state_dict.keys())  # a mapping may have no __iter__
+            unexpected = [k for k in keys if k not in expected]
             parts = []
             if missing:
                 parts.append(f"missing keys: {some(map(repr, missing))}")
             if unexpected:
-                parts.append(
-                    f"unexpected keys: {some(repr(str(k)) for k in unexpected)}"
-                )
-            raise ValueError(f"state_dict does not fit; {'; '.join(parts)}")
-        self._replace(None, state_dict)
-        return IncompatibleKeys(missing, unexpected)
+                named = some(repr(str(k)) for k in unexpected)
+                parts.append(f"unexpected keys: {named}")
+            if strict and parts:
+                raise ValueError(f"state_dict does not fit; {'; '.join(parts)}")
+            model._replace(None, state_dict)
+            return IncompatibleKeys(missing, unexpected)
+
+        return self._change(load)
 
     def set_input_size(
         self,
@@ -359,17 +358,17 @@ class VisionTransformer(Copying):
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
         """Another image or patch size in pixels; embeddings resampled as in timm."""
-        sizes: dict[str, Any] = {}
+        sizes = {}
         if img_size is not None:
             sizes["img_size"] = as_pair(img_size, "img_size")
         if patch_size is not None:
             sizes["patch_size"] = as_pair(patch_size, "patch_size")
-        while True:  # again where another thread has changed the model meanwhile
-            before = self._snapshot()
-            options = before._options() | sizes
-            weights = resized_weights(before, options)
-            if self._replace(options, weights, before._serial):
-                return
+
+        def resize(model: _core.VisionTransformer) -> None:
+            options = model._options() | sizes
+            model._replace(options, resized_weights(model, options))
+
+        self._change(resize)
 
     def prune_intermediate_layers(
         self,
@@ -379,21 +378,22 @@ class VisionTransformer(Copying):
     ) -> list[int]:
         """Drops the blocks after the last of indices, and norm and head if wanted.
 
-        Gives the indices that were kept. Who holds a part that is dropped, a block or
-        the head, keeps it with its weights.
+        Gives the indices that were kept. A dropped part that someone holds, as
+        ``block = model.blocks[11]``, keeps its weights.
         """
-        while True:  # again where another thread has changed the model meanwhile
-            before = self._snapshot()
-            options = before._options()
+
+        def prune(model: _core.VisionTransformer) -> list[int]:
+            options = model._options()
             taken, last = take_indices(options["depth"], indices)
             options["depth"] = last + 1
             if prune_norm:
                 options["norm"] = False
             if prune_head:
                 options.update(fc_norm=False, num_classes=0, global_pool="")
-            if self._replace(options, {}, before._serial):
-                self._keep_lost_parts(before, new_head=prune_head)
-                return taken
+            model._replace(options, {})
+            return taken
+
+        return self._change(prune)
 
 
 def _seed(seed: int | None) -> int:

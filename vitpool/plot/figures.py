@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def attention_figure(
     columns: int = 5,
 ) -> Figure:
     """The picture and the attention of one layer: each head, one, or their mean."""
+    model = copy.copy(model)  # one state of it for all that follows
     transform = transform_for(model, transform)
     heads = attention_maps(model, transform(picture)[None], layer)[0]
     shown = view(transform, picture)
@@ -80,6 +82,7 @@ def layers_figure(
     columns: int = 5,
 ) -> Figure:
     """The attention of several blocks (default all), and of the pool, mean of heads."""
+    model = copy.copy(model)  # one state of it for all that follows
     transform = transform_for(model, transform)
     x, shown = transform(picture)[None], view(transform, picture)
     chosen = range(len(model.blocks)) if layers is None else layers
@@ -111,6 +114,7 @@ def pools_figure(
     transform: Transform | None = None,
 ) -> Figure:
     """What each pool looks at, all to one scale; see `pool_weights` for the meaning."""
+    model = copy.copy(model)  # one state of it for all that follows
     transform = transform_for(model, transform)
     x, shown = transform(picture)[None], view(transform, picture)
     names = list(pools) if pools is not None else pools_of(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of blocks and pools as numbers: one for each patch, (rows, columns)."""
+"""Attention of blocks and pools as numbers, one for each patch: (rows, columns)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .. import _core
 
 Heat = NDArray[np.float32]
 
@@ -21,7 +23,7 @@ def _grid(model: Any, x: NDArray[Any]) -> tuple[int, int]:
 def query(model: Any, x: NDArray[Any], attention: NDArray[Any]) -> NDArray[Any]:
     """(..., Nq, Nk) to (..., Nk): the class token's row, else the mean over queries."""
     rows, columns = _grid(model, x)
-    prefix = attention.shape[-1] - rows * columns  # none, where a pool leaves it out
+    prefix = attention.shape[-1] - rows * columns  # 0 where a pool does not see them
     if attention.shape[-2] == 1 or (model.has_class_token and prefix > 0):
         first: NDArray[Any] = attention[..., 0, :]
         return first
@@ -80,7 +82,8 @@ def attention_maps(
     all tokens where there is none. The share that goes to prefix tokens is left out, so
     that a map need not sum to 1.
     """
-    model = copy.copy(model)  # of one state, whatever another thread does to it
+    model = copy.copy(model)  # one state of it for all that follows
+    x = _core.as_float32(x, "x")
     key = layer_key(model, layer)
     if key == "rollout":
         return rollout(model, x)[:, None]
@@ -94,7 +97,8 @@ def rollout(model: Any, x: NDArray[np.float32]) -> Heat:
     The product over the blocks of (mean over heads + identity) / 2, read at the class
     token; of an attention pool, at its own attention; else the mean over tokens.
     """
-    model = copy.copy(model)
+    model = copy.copy(model)  # one state of it for all that follows
+    x = _core.as_float32(x, "x")
     keys: list[Any] = list(range(len(model.blocks)))
     if model.attn_pool is not None:
         keys.append("attn_pool")
@@ -119,8 +123,8 @@ def pool_weights(model: Any, x: NDArray[np.float32], pool: str) -> Heat:
     map, prr: the attention of the model's own pool. Raises ValueError where the model
     has no such pool.
     """
-    model = copy.copy(model)
-    rows, columns = _grid(model, x)
+    model = copy.copy(model)  # one state of it for all that follows
+    x = _core.as_float32(x, "x")
     if pool == "token":
         if not model.has_class_token:
             raise ValueError("pool: 'token', but the model has no class token")
@@ -130,10 +134,11 @@ def pool_weights(model: Any, x: NDArray[np.float32], pool: str) -> Heat:
             raise ValueError(f"pool: {pool!r}, but the model has {model.global_pool!r}")
         heat = attention_maps(model, x, "pool").mean(axis=1)
     elif pool in ("avg", "max", "avgmax"):
+        features = model.forward_features(x)  # 'avg' needs them to check x
+        rows, columns = _grid(model, x)
         heat = np.full((x.shape[0], rows, columns), 1 / (rows * columns), np.float32)
         if pool != "avg":
-            features = model.forward_features(x)[:, -rows * columns :]
-            best = features.argmax(axis=1)
+            best = features[:, -rows * columns :].argmax(axis=1)
             for image, row in enumerate(best):
                 count = np.bincount(row, minlength=rows * columns) / row.size
                 share = count.reshape(rows, columns)
@@ -148,5 +153,6 @@ def pool_weights(model: Any, x: NDArray[np.float32], pool: str) -> Heat:
 
 def pools_of(model: Any) -> list[str]:
     """The pools that `pool_weights` can show for a model."""
+    model = copy.copy(model)
     own = [model.global_pool] if model.attn_pool is not None else []
     return own + (["token"] if model.has_class_token else []) + ["avg", "max", "avgmax"]

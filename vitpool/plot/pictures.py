@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -102,7 +103,7 @@ def drawn(
     model: Any, shown: Image.Image, heats: Heat, layer: int | str, head: int | str
 ) -> list[tuple[str, Image.Image]]:
     """The overlays of one layer's heads (heads, rows, columns), with their captions."""
-    # the identity in a rollout lifts all patches: its lowest is its zero
+    # A rollout adds the identity, which lifts every patch: its lowest is drawn as zero.
     lifted = layer_key(model, layer) == "rollout"
     return [
         (
@@ -123,7 +124,7 @@ def _captioned(cells: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     left = 0
     for caption, cell in cells:
-        text = caption.encode("ascii", "replace").decode()  # all that the font has
+        text = caption.encode("ascii", "replace").decode()  # the font has ASCII alone
         while text and draw.textlength(text, font=font) > cell.width:
             text = text[:-1]
         draw.text((left, 2), text, fill="black", font=font)
@@ -146,6 +147,7 @@ def attention_row(
     layer, head: as `attention_maps`; head is 'mean', a number or 'all'. labels: from
     `labels_for`, to write the most probable class over the picture.
     """
+    model = copy.copy(model)  # one state of it for all that follows
     transform = transform_for(model, transform)
     x = transform(picture)[None]
     shown = view(transform, picture)
