@@ -82,7 +82,8 @@ debug: .venv/have-test
 # What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
-	bit_equality arrays private_doors stages snapshot chunks pool one_state references)
+	bit_equality arrays private_doors stages snapshot chunks attention_weights pool one_state \
+	references changes fresh_weights)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test
