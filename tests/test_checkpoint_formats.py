@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +35,8 @@ from vitpool.checkpoint import (
     load_checkpoint,
     open_state_dict,
 )
-from vitpool.checkpoint.fit import Fit
+from vitpool.checkpoint.fit import Fit, form_of, known_forms
+from vitpool.registry.create import plan_model
 from vitpool.resample import resample_abs_pos_embed
 
 SIGLIP = MAP | {"num_classes": 0}
@@ -153,7 +155,7 @@ def test_what_a_layout_leaves_out_has_a_name(
             VIT(weights_of(TINY))
             | {"vit.encoder.layer.0.lambda_1": np.ones(32, np.float32)},
             TINY,
-            "No VisionTransformer of timm's has a blocks.0.lambda_1",
+            "No VisionTransformer of timm's has 'blocks.0.lambda_1'",
         ),
         (
             {"backbone." + k: v for k, v in weights_of(TINY).items()}
@@ -309,8 +311,13 @@ def test_names_of_a_file_move_no_cursor(tmp_path: Path) -> None:
 # A head, and the pool that it was trained with
 
 HEADS: dict[str, tuple[Mapping[str, Any], Callable[[Any], Any], str, str]] = {
-    "timm's norm moves in": (TINY, dict, "avg", "last norm before the pool"),
-    "timm's norm moves out": (TINY | {"global_pool": "avg"}, dict, "token", "behind"),
+    "timm's norm moves in": (TINY, dict, "avg", "from before the pool"),
+    "timm's norm moves out": (
+        TINY | {"global_pool": "avg"},
+        dict,
+        "token",
+        "from behind the pool",
+    ),
     "timm's attention pool": (MAP, dict, "max", "attention pool that it was"),
     "jax": (TINY, partial(published.jax, heads=2), "prr", "global_pool='token'"),
     "pre_logits": (TINY, published.with_pre_logits, "token", "layer before the head"),
@@ -391,3 +398,84 @@ def test_head_that_no_pool_serves_is_refused(name: str) -> None:
     assert "num_classes=0" in refused(state, options)
     tower = dict(options) | {"num_classes": 0}
     assert set(fitted(state, tower)) == set(shapes_of(tower))
+
+
+# transformers' config.json beside the file
+
+TOWER = {"num_attention_heads": 2, "hidden_act": "gelu_pytorch_tanh"}
+CONFIGS: dict[str, tuple[Any, str]] = {
+    "none": (None, ""),
+    "timm's": ({"architecture": "vit", "num_attention_heads": 9}, ""),
+    "as the model": (TOWER | {"model_type": "siglip_vision_model"}, ""),
+    "both towers": (
+        {
+            "model_type": "siglip",
+            "vision_config": TOWER,
+            "text_config": {"model_type": 1},
+        },
+        "",
+    ),
+    "an epsilon that shows nowhere": (
+        TOWER | {"model_type": "siglip", "layer_norm_eps": 1e-12},
+        "",
+    ),
+    "damaged": ("{", ""),
+    "a list": ([1], ""),
+    "too deep": ("[" * 100_000, ""),
+    "another kind": (
+        {"model_type": "idefics\x1b[2J"},
+        r"transformers' 'idefics\x1b[2J'",
+    ),
+    "other heads": ({"model_type": "siglip", "num_attention_heads": 4}, "num_heads=4"),
+    "heads that are none": (
+        {"model_type": "siglip", "num_attention_heads": ["\x1b" * 999]},
+        r"num_heads=['\x1b",
+    ),
+    "another activation": (
+        {"model_type": "siglip", "hidden_act": "quick_gelu"},
+        "act_layer='quick_gelu'",
+    ),
+    "the activation of its kind": ({"model_type": "clip"}, "act_layer='quick_gelu'"),
+    "another epsilon": (
+        TOWER | {"model_type": "siglip", "layer_norm_eps": 1e-3},
+        "norm_layer=('layernorm', 0.001)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("publish", [published.siglip, published.naflex])
+def test_config_beside_a_file_tells_what_keys_do_not(
+    publish: Callable[[Any], Any], name: str, tmp_path: Path
+) -> None:
+    config, words = CONFIGS[name]
+    options = SIGLIP | {"act_layer": "gelu_tanh"}
+    path = write(tmp_path / "a.safetensors", publish(weights_of(options)))
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / "config.json").write_text(text)
+    if words:
+        with pytest.raises(ValueError, match=r"config\.json beside it") as caught:
+            build_with_checkpoint(options, None, path)
+        assert words in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+        with pytest.raises(ValueError, match=r"config\.json beside it"):
+            load_checkpoint(vitpool.VisionTransformer(**options), path)
+        build_with_checkpoint(options, None, path, strict=False)
+    else:
+        build_with_checkpoint(options, None, path)
+
+
+def test_config_says_nothing_of_other_layouts(tmp_path: Path) -> None:
+    """timm's weights in a folder of transformers'."""
+    path = write(tmp_path / "a.safetensors", weights_of(TINY))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    build_with_checkpoint(TINY, None, path)
+
+
+def test_every_key_of_a_registered_model_is_a_known_form() -> None:
+    """Else a file of timm's would be told to be of no VisionTransformer."""
+    for name in vitpool.list_models():
+        forms = set(map(form_of, shapes_of(plan_model(name).options)))
+        assert forms <= known_forms(), name

@@ -42,12 +42,17 @@ SIGLIP = OPTIONS | {
     "global_pool": "map",
     "act_layer": "gelu_tanh",
 }
+METACLIP = CLIP | {"norm_layer": ("layernorm", 1e-5)}
+# The mean of the patches as the last block gives them, without the last norm.
+CLIP_MEAN = {"global_pool": "avg", "final_norm": False, "num_classes": 5}
+PATCH_MEAN = {"global_pool": "avg", "fc_norm": False}
 TEXT = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "vocab_size": 50000,
 }
+NAFLEX = {k: v for k, v in CONFIG.items() if k != "image_size"} | {"num_patches": 16}
 IMAGE_TEXT = {"vision_config": CONFIG, "text_config": TEXT, "projection_dim": 24}
 
 
@@ -83,6 +88,44 @@ def embeds(model: Any, x: Any) -> Any:
 def features(model: Any, x: Any) -> Any:
     out = model.get_image_features(x)
     return getattr(out, "pooler_output", out)
+
+
+def patches(x: Any) -> dict[str, Any]:
+    """What NaFlex's image processor makes: patches as (row, column, channel)."""
+    side = CONFIG["patch_size"]
+    batch, channels, height, width = x.shape
+    rows, columns = height // side, width // side
+    cut = x.reshape(batch, channels, rows, side, columns, side)
+    flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+    return {
+        "pixel_values": flat,
+        "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[rows, columns]] * batch),
+    }
+
+
+def naflex_pooled(model: Any, x: Any) -> Any:
+    return model(**patches(x)).pooler_output
+
+
+def naflex_features(model: Any, x: Any) -> Any:
+    out = model.get_image_features(**patches(x))
+    return getattr(out, "pooler_output", out)
+
+
+def unmasked(model: Any, x: Any) -> Any:
+    """ViT-MAE with every patch in its place (mask_ratio=0)."""
+    order = torch.arange(16.0)[None].repeat(len(x), 1)
+    return getattr(model, "vit", model)(x, noise=order).last_hidden_state[:, 0]
+
+
+def dual(vision: Any) -> Any:
+    """VisionTextDualEncoder of a vision tower of this config and a small BERT."""
+    text = t.BertConfig(**TEXT, intermediate_size=64)
+    config = t.VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision, text, projection_dim=24
+    )
+    return t.VisionTextDualEncoderModel(config)
 
 
 t = transformers
@@ -158,6 +201,161 @@ PAIRS = [
         ),
         SIGLIP | {"global_pool": "avg", "fc_norm": False, "num_classes": 5},
         logits,
+    ),
+    Pair(
+        "Dinov2ForImageClassification's tower",
+        lambda: t.Dinov2ForImageClassification(t.Dinov2Config(**DINO_CONFIG)),
+        DINO,
+        lambda model, x: model.dinov2(x).pooler_output,
+    ),
+    Pair(
+        "Tipsv2Model",
+        lambda: t.Tipsv2Model(
+            t.Tipsv2Config(vision_config=DINO_CONFIG, text_config=TEXT)
+        ),
+        DINO | {"reg_tokens": 1, "no_embed_class": True},
+        features,
+    ),
+    Pair(
+        "IJepaForImageClassification",
+        lambda: t.IJepaForImageClassification(t.IJepaConfig(**CONFIG, num_labels=5)),
+        VIT | PATCH_MEAN | {"class_token": False, "num_classes": 5},
+        logits,
+    ),
+    Pair(
+        "ViTForMaskedImageModeling",
+        lambda: t.ViTForMaskedImageModeling(t.ViTConfig(**CONFIG)),
+        VIT,
+        lambda model, x: first(model.vit, x),
+    ),
+    Pair(
+        "ViTMAEModel",
+        lambda: t.ViTMAEModel(t.ViTMAEConfig(**CONFIG, mask_ratio=0.0)),
+        VIT,
+        unmasked,
+    ),
+    Pair(
+        "ViTMAEForPreTraining",
+        lambda: t.ViTMAEForPreTraining(
+            t.ViTMAEConfig(
+                **CONFIG, mask_ratio=0.0, decoder_hidden_size=32,
+                decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+            )
+        ),
+        VIT,
+        unmasked,
+    ),
+    Pair(
+        "ViTMSNModel",
+        lambda: t.ViTMSNModel(t.ViTMSNConfig(**CONFIG)),
+        OPTIONS | {"norm_layer": ("layernorm", 1e-6)},
+        first,
+    ),
+    Pair(
+        "DPTModel",
+        lambda: t.DPTModel(t.DPTConfig(**CONFIG, backbone_out_indices=[0, 0, 1, 1])),
+        VIT,
+        first,
+    ),
+    Pair(
+        "CLIPForImageClassification",
+        lambda: t.CLIPForImageClassification(
+            t.CLIPConfig(vision_config=CONFIG, text_config=TEXT, num_labels=5)
+        ),
+        CLIP | CLIP_MEAN,
+        logits,
+    ),
+    Pair(
+        "MetaClip2Model",
+        lambda: t.MetaClip2Model(t.MetaClip2Config(**IMAGE_TEXT)),
+        METACLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "MetaClip2ForImageClassification",
+        lambda: t.MetaClip2ForImageClassification(
+            t.MetaClip2Config(vision_config=CONFIG, text_config=TEXT, num_labels=5)
+        ),
+        METACLIP | CLIP_MEAN,
+        logits,
+    ),
+    Pair(
+        "ChineseCLIPModel",
+        lambda: t.ChineseCLIPModel(t.ChineseCLIPConfig(**IMAGE_TEXT)),
+        CLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "AltCLIPModel",
+        lambda: t.AltCLIPModel(t.AltCLIPConfig(**IMAGE_TEXT)),
+        CLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "CLIPSegModel",
+        lambda: t.CLIPSegModel(t.CLIPSegConfig(**IMAGE_TEXT)),
+        CLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "OwlViTModel",
+        lambda: t.OwlViTModel(t.OwlViTConfig(**IMAGE_TEXT)),
+        CLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "Owlv2VisionModel",
+        lambda: t.Owlv2VisionModel(t.Owlv2VisionConfig(**CONFIG)),
+        CLIP,
+        pooled,
+    ),
+    Pair(
+        "VisionTextDualEncoder of CLIP",
+        lambda: dual(t.CLIPVisionConfig(**CONFIG)),
+        CLIP | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "VisionTextDualEncoder of DINOv2",
+        lambda: dual(t.Dinov2Config(**DINO_CONFIG)),
+        DINO | {"num_classes": 24},
+        features,
+    ),
+    Pair(
+        "Siglip2VisionModel",
+        lambda: t.Siglip2VisionModel(t.Siglip2VisionConfig(**NAFLEX)),
+        SIGLIP,
+        naflex_pooled,
+    ),
+    Pair(
+        "Siglip2VisionModel of more patches than it has positions",
+        lambda: t.Siglip2VisionModel(t.Siglip2VisionConfig(**NAFLEX)),
+        SIGLIP | {"img_size": (112, 80)},
+        naflex_pooled,
+    ),
+    Pair(
+        "Siglip2VisionModel of fewer",
+        lambda: t.Siglip2VisionModel(
+            t.Siglip2VisionConfig(**NAFLEX | {"num_patches": 64})
+        ),
+        SIGLIP | {"img_size": (48, 80)},
+        naflex_pooled,
+    ),
+    Pair(
+        "Siglip2Model",
+        lambda: t.Siglip2Model(
+            t.Siglip2Config(vision_config=NAFLEX, text_config=TEXT)
+        ),
+        SIGLIP,
+        naflex_features,
+    ),
+    Pair(
+        "Siglip2ForImageClassification",
+        lambda: t.Siglip2ForImageClassification(
+            t.Siglip2Config(vision_config=NAFLEX, text_config=TEXT, num_labels=5)
+        ),
+        SIGLIP | PATCH_MEAN | {"num_classes": 5},
+        lambda model, x: model(**patches(x)).logits,
     ),
 ]  # fmt: skip
 

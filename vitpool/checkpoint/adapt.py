@@ -230,9 +230,9 @@ def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> None:
 
 def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
     """Move the final norm to where the model's pool has it."""
-    for old, new, place in (
-        ("norm.", "fc_norm.", "before the pool"),
-        ("fc_norm.", "norm.", "behind the pool"),
+    for old, new, way in (
+        ("norm.", "fc_norm.", "from before the pool to behind it"),
+        ("fc_norm.", "norm.", "from behind the pool to before it"),
     ):
         stored = [key for key in out if key.startswith(old)]
         wanted = [key for key in spec.shapes if key.startswith(new)]
@@ -241,7 +241,7 @@ def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
             for key in stored:
                 out[new + key[len(old) :]] = out.pop(key)
             _log.warning("the checkpoint's %s* is loaded as the model's %s*", old, new)
-            yield f"it was trained with the last norm {place}"
+            yield f"the last norm has to move {way}"
             return
 
 

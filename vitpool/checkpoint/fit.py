@@ -79,22 +79,22 @@ def _some(items: list[str]) -> str:
 
 def _hint(fit: Fit, stored: Mapping[str, Shape], spec: Spec) -> str:
     """The options of a model that would fit, where the weights are timm's at all."""
-    foreign = [key for key in fit.unexpected if _form(key) not in _known_forms()]
+    foreign = [key for key in fit.unexpected if form_of(key) not in known_forms()]
     if foreign:
-        return f". No VisionTransformer of timm's has a {foreign[0]:.100}"
+        return f". No VisionTransformer of timm's has {foreign[0]!r:.100}"
     hints = what_would_fit(stored, spec)
     if not hints:
         return ""
     return f". The weights are those of a model with {', '.join(hints)}"
 
 
-def _form(key: str) -> str:
+def form_of(key: str) -> str:
     """A key without the number of its block."""
     return re.sub(r"^blocks\.\d+\.", "blocks.0.", key)
 
 
 @functools.cache
-def _known_forms() -> frozenset[str]:
+def known_forms() -> frozenset[str]:
     """The keys of models that together have all that timm's model can have."""
     small = {"embed_dim": 8, "num_heads": 2, "depth": 1, "img_size": 16}
     first = {"pre_norm": True, "reg_tokens": 1, "embed_norm_layer": "layernorm"}
@@ -110,7 +110,7 @@ def _known_forms() -> frozenset[str]:
         {"block_fn": "ParallelThingsBlock", "init_values": 1.0},
     ):
         keys.update(Spec.from_options(small | options).shapes)
-    return frozenset(map(_form, keys))
+    return frozenset(map(form_of, keys))
 
 
 def what_would_fit(stored: Mapping[str, Shape], spec: Spec) -> list[str]:

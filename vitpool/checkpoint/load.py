@@ -6,13 +6,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..text import printable
 from .adapt import convert_state_dict
+from .beside import check_config
 from .files import open_state_dict
 from .fit import HEAD, Fit
+from .formats import find_format, naflex, transformers
 from .lazy import LazyTensor, StateDict, zeros
 from .spec import Spec
 
@@ -33,14 +37,15 @@ def load_checkpoint(
 
     Positions, patches and channels are adapted to the model; a head of another number
     of classes is an error, or with strict=False left out.
-    strict: every tensor of the model is in the file, and no other.
+    strict: every tensor of the model is in the file, and no other; a config.json of
+        transformers' beside the file describes such a model.
     variant: timm's name of the model, which for FlexiViT and RADIO decides how their
         embeddings are resized; None takes it from model.pretrained_cfg.
     Returns (missing_keys, unexpected_keys). Raises OSError, and ValueError with the
     keys, the shapes and what would fit; the model is then as it was.
     """
     spec = Spec.from_model(model, variant)
-    weights = convert_state_dict(open_state_dict(path), spec, new_head=False)
+    weights = convert_state_dict(_open(path, spec, strict), spec, new_head=False)
     fit = Fit.of(weights, spec)
     fit.check(weights, spec, strict)
     return model.load_state_dict(fit.without_wrong(weights), strict=strict)
@@ -71,7 +76,7 @@ def build_with_checkpoint(
     from ..model import VisionTransformer
 
     spec = Spec.from_options(options, pretrained_cfg, variant, stored_pool=stored_pool)
-    weights = convert_state_dict(open_state_dict(path), spec)
+    weights = convert_state_dict(_open(path, spec, strict), spec)
     stored = spec.pretrained_cfg.get("num_classes")
     if stored is not None and stored != spec.options["num_classes"]:
         _add_head(weights, spec, seed)
@@ -85,6 +90,18 @@ def build_with_checkpoint(
     if pretrained_cfg:
         model.pretrained_cfg = model.default_cfg = dict(pretrained_cfg)
     return model
+
+
+def _open(path: str | os.PathLike[str], spec: Spec, strict: bool) -> StateDict:
+    """The weights of a file; where they are transformers', its config is looked at."""
+    weights = open_state_dict(path)
+    try:
+        found = find_format(weights.tensors) if strict else None
+        if found and found[0] in (naflex, transformers):
+            check_config(Path(weights.source), spec)
+    except ValueError as error:
+        raise ValueError(printable(f"{weights.source}: {error}")) from None
+    return weights
 
 
 def _add_head(weights: StateDict, spec: Spec, seed: int | None) -> None:

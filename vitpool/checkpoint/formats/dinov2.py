@@ -13,9 +13,10 @@ from .keys import Tensors, prefixes_of, renamed, take_below
 
 # TIPS's text tower; the heads that DINOv2 is trained with.
 UNUSED = re.compile(r"mask_token$|(text_encoder|dino_head|ibot_head)\.|temperature$")
+# The MLP's names: of SwiGLU; of TIPS as transformers writes it.
 _RENAMES = (
-    (r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1."),
-    (r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2."),
+    (r"^(blocks\.\d+\.mlp\.)(w12|c_fc)\.", r"\1fc1."),
+    (r"^(blocks\.\d+\.mlp\.)(w3|c_proj)\.", r"\1fc2."),
     (r"^register_tokens$", "reg_token"),
 )
 

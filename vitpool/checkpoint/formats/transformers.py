@@ -165,11 +165,13 @@ def _check_classifier(out: Tensors, shape: Shape, spec: Spec) -> None:
             "its head classifies the class token and the mean of the patches together, "
             "for which timm's model has no pool: num_classes=0 fits"
         )
-    if "attn_pool.latent" in out and not mean:
-        raise ValueError(
-            "SiglipForImageClassification classifies the mean of the patches, not "
-            "its pool: global_pool='avg' with fc_norm=False fits, or num_classes=0"
-        )
+    if "attn_pool.latent" in out:
+        if not mean:
+            raise ValueError(
+                "SiglipForImageClassification classifies the mean of the patches, not "
+                "its pool: global_pool='avg' with fc_norm=False fits, or num_classes=0"
+            )
+        take_below(out, "attn_pool.")
     if "norm_pre.weight" in out:
         # It classifies the mean of what the last block gives.
         if not mean or spec.options["norm"]:
