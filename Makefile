@@ -21,7 +21,7 @@ NEEDS := pyproject.toml tools/bootstrap.sh tools/find_blis.py
 .venv/have-%: $(NEEDS)
 	@tools/bootstrap.sh .venv $*
 	@touch $@
-.venv-timm/have-timm: $(NEEDS) tests/timm/requirements.txt
+.venv-timm/have-timm: $(NEEDS) tests/timm/requirements.txt tests/timm/constraints.txt
 	@tools/bootstrap.sh .venv-timm test -r tests/timm/requirements.txt
 	@touch $@
 .venv-timm/have-docs: .venv-timm/have-timm

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failing test says how to run it again; VITPOOL_TEST_SEED=n gives other examples.
+"""A failing test says how to run it again; two variables give other and more examples.
 
-Random tests are the same in every run: hypothesis derives its examples from the test,
-and other numbers have a seed in the source. With a seed in the environment, which the C
-tests hear as well, hypothesis draws from that one instead.
+Random tests are the same in every run: hypothesis and `dice` derive their examples from
+the test, and other numbers have a seed in the source. With VITPOOL_TEST_SEED=n in the
+environment, which the C tests hear as well, both draw from that one too; and with
+VITPOOL_TEST_EXAMPLES=n they draw n times as many examples. A failing one is not shrunk
+where CI is set, since that can take minutes.
 """
 
 from __future__ import annotations
@@ -18,14 +20,33 @@ import hypothesis
 import pytest
 
 NAME = "VITPOOL_TEST_SEED"
+MORE = "VITPOOL_TEST_EXAMPLES"
 # What a run may depend on.
-SETTINGS = ("VITPOOL_TARGET", "VITPOOL_UKR", "VITPOOL_NUM_THREADS", NAME)
+SETTINGS = ("VITPOOL_TARGET", "VITPOOL_UKR", "VITPOOL_NUM_THREADS", NAME, MORE)
+
+SEED = os.environ.get(NAME)
+EXAMPLES = int(os.environ.get(MORE, "1"))
+
+SHRINK = {hypothesis.Phase.shrink, hypothesis.Phase.explain}
+hypothesis.settings.register_profile(
+    "vitpool",
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=set(hypothesis.Phase) - (SHRINK if "CI" in os.environ else set()),
+)
+hypothesis.settings.load_profile("vitpool")
 
 
 def seeded(test: Any) -> Any:
     """A test of hypothesis, or a state machine, with the environment's seed."""
-    seed = os.environ.get(NAME)
-    return test if seed is None else hypothesis.seed(int(seed))(test)
+    return test if SEED is None else hypothesis.seed(int(SEED))(test)
+
+
+def settings(examples: int, **more: Any) -> hypothesis.settings:
+    """So many examples, times VITPOOL_TEST_EXAMPLES, for a test of hypothesis."""
+    return hypothesis.settings(max_examples=examples * EXAMPLES, **more)
 
 
 def command(nodeid: str) -> str:
@@ -40,7 +61,8 @@ def command(nodeid: str) -> str:
 
 
 def pytest_report_header() -> str:
-    return f"{NAME}: {os.environ.get(NAME, 'none, the same examples in every run')}"
+    seed = SEED or "none, the same examples in every run"
+    return f"{NAME}: {seed}; {MORE}: {EXAMPLES}"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

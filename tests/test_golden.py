@@ -42,8 +42,8 @@ def ratios(name: str) -> list[float]:
     assert list(got) == list(exact)
     found = []
     for path, value in exact.items():
-        error = record["outputs"][path]["timm_error"]
-        found.append(measure.check(got[path], value, error, f"{name} {path}"))
+        timm = measure.Error(record["outputs"][path]["timm_error"])
+        found.append(measure.check(got[path], value, timm, f"{name} {path}"))
     return found
 
 

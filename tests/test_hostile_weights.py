@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import published
 import pytest
+import rerun
 import safetensors
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vitpool.checkpoint import Spec, StateDict, convert_state_dict, open_state_dict
@@ -237,11 +238,7 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@rerun.settings(400)
 @given(
     header=st.dictionaries(st.sampled_from(["a.weight", "c", "e"]), ENTRY | JSON),
     size=st.integers(0, 80),
@@ -264,11 +261,7 @@ def test_what_safetensors_refuses_we_refuse(
     assert ours == {key: tuple(entry["shape"]) for key, entry in theirs.items()}
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@rerun.settings(300)
 @given(data=st.binary(max_size=300))
 @pytest.mark.parametrize("name", ["a.safetensors", "a.npz", "a.safetensors.index.json"])
 def test_any_bytes_are_refused(data: bytes, name: str, tmp_path: Path) -> None:
@@ -463,7 +456,7 @@ KNOWN = {
 SHAPE = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 16, 24]), max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@rerun.settings(150)
 @given(data=st.data())
 @pytest.mark.parametrize("layout", KNOWN)
 @pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")

@@ -8,19 +8,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import rerun
 from golden import recipe
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from models import BASE, X, refused, small
 
 import vitpool
 
-few = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+few = rerun.settings(120)
 
 # -- constructor options --
 

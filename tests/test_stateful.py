@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import rerun
 from golden import recipe
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -206,10 +205,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = rerun.seeded(Model).TestCase
-TestModel.settings = settings(
-    max_examples=40,
-    stateful_step_count=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestModel.settings = rerun.settings(40, stateful_step_count=20)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import rerun
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -132,7 +133,7 @@ def test_squash_mode_loses_nothing_and_keeps_no_shape() -> None:
     np.testing.assert_array_equal(pixels[::4, ::2], array)
 
 
-@settings(max_examples=60, deadline=None)
+@rerun.settings(60)
 @given(
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     target=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -401,10 +401,11 @@ def make(spec: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     rough = dict(recipe.flat(plain))
     outputs, parts = {}, []
     for path, value in recipe.flat(exact):
-        error = measure.largest_error(rough[path], value)
-        measure.check(rough[path], value, error, f"{spec['name']} {path}")
+        timm = measure.Error(measure.error(rough[path], value).largest)
+        measure.check(rough[path], value, timm, f"{spec['name']} {path}")
         parts.append(shortened(value))
-        outputs[path] = {"shape": value.shape, "timm_error": float(f"{error:.3g}")}
+        error = float(f"{timm.largest:.3g}")
+        outputs[path] = {"shape": value.shape, "timm_error": error}
     arrays[spec["name"]] = np.concatenate(parts)
     return spec | {"parameters": parameters, "outputs": outputs}
 

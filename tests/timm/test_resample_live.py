@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import prepare  # noqa: F401
 import pytest
+import rerun
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import patch_embed as timm_patches
 from timm.layers import pos_embed as timm_positions
@@ -22,7 +23,7 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-@settings(max_examples=300, deadline=None)
+@rerun.settings(300)
 @given(
     old=GRID,
     new=GRID,
