@@ -16,15 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 ULP = 2.0**-23
-# Among the outputs of 6,000 random configurations, on AVX2, AVX-512 and the baseline,
-# ours has up to 1.3 times timm's root mean square (1.65 in outputs of less than SMALL
-# numbers) and 2.9 times its largest error, where they are above the floor.
-RATIO, SMALL_RATIO, LARGEST_RATIO = 1.5, 2.0, 4.0
+# Of 14,000 random outputs on each of AVX2, AVX-512 and the baseline, ours have up to 1.65
+# times timm's root mean square (1.2 times in large outputs) and up to 2.9 times its
+# largest error, where they are above the floor.
+RATIO, LARGE_RATIO, LARGEST_RATIO = 2.0, 1.5, 4.0
 SMALL, LARGE = 1_000, 10_000
-# With a golden only timm's largest error is stored. There ours may be RATIO times as
+# With a golden only timm's largest error is stored. There ours may be 1.5 times as
 # large and has to be below this part of the largest output; what counts is the mean
 # ratio over all goldens.
-RELATIVE = 2e-5
+GOLDEN_RATIO, RELATIVE = 1.5, 2e-5
 
 
 class Error(NamedTuple):
@@ -52,8 +52,8 @@ def allowed(timm: Error, size: int, largest: float) -> Error:
     """
     floor = (16 if size < SMALL else 8 if size < LARGE else 4) * ULP * largest
     if math.isnan(timm.rms):
-        return Error(min(max(RATIO * timm.largest, floor), RELATIVE * largest))
-    ratio = SMALL_RATIO if size < SMALL else RATIO
+        return Error(min(max(GOLDEN_RATIO * timm.largest, floor), RELATIVE * largest))
+    ratio = RATIO if size < LARGE else LARGE_RATIO
     return Error(
         max(LARGEST_RATIO * timm.largest, floor), max(ratio * timm.rms, floor / 4)
     )
