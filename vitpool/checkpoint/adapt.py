@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..resample import FloatArray, resample_abs_pos_embed, resample_patch_embed
-from ..text import printable
+from ..text import printable, some
 from .formats import find_format, take_unused
 from .formats.keys import Tensors, renamed
 from .lazy import Array, StateDict, lazy_tensors
@@ -83,8 +83,8 @@ def _convert(
     pool = tell(tensors, prefix) if tell else ""
     unused = take_unused(module, tensors, prefix)
     if unused:
-        first = printable(unused[0])
-        _log.info("%d tensors are left out: %s, ...", len(unused), first)
+        names = printable(some(unused))
+        _log.info("left out by their names are %d tensors: %s", len(unused), names)
     out: Tensors = module.convert(tensors, prefix, spec)
     for key, tensor in tensors.items():
         # Beside the model, and yet called as a part of it: say where it is.
@@ -220,12 +220,11 @@ def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> None:
         reasons = [f"it was trained with global_pool={pool!r}"]
     head = out.get("head.weight")
     if reasons and head and head.shape == spec.shapes.get("head.weight"):
-        warnings.warn(
+        text = (
             f"{source or 'the checkpoint'}: its head is loaded under "
-            f"global_pool={wanted!r}, though {' and '.join(reasons)}",
-            UserWarning,
-            stacklevel=4,
+            f"global_pool={wanted!r}, though {' and '.join(reasons)}"
         )
+        warnings.warn(printable(text), UserWarning, stacklevel=4)
 
 
 def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
