@@ -1,20 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings on many machines, with Ray Data (extra `ray`).
 
-`Embedder` is a class for `Dataset.map_batches` with an actor pool: one model an actor,
-as many compute threads as the actor has processors. `vitpool embed --engine ray` is
-that over a list of paths, with Ray Data's own checkpoint for going on after a stop. The
-columns are those of `vitpool.embed`.
-
-    import ray
-    from vitpool.ray import Embedder
-
-    rows = ray.data.read_parquet("paths.parquet")     # a column `path`
-    rows.map_batches(
-        Embedder, fn_constructor_kwargs={"model": "vit_base_patch16_224"},
-        batch_format="pyarrow", batch_size=32, num_cpus=2,
-        compute=ray.data.ActorPoolStrategy(size=4),
-    ).write_parquet("vectors")
+`vitpool.ray` is the documented door to this, and says how it is used. A run over a list
+of paths goes on after a stop by Ray Data's own checkpoint.
 """
 
 from __future__ import annotations
