@@ -80,6 +80,9 @@ debug: .venv/have-test
 	@echo "== now run, or debug: PYTHONPATH=build/debug/lib $(BIN)/python ..."
 
 # What reaches the C core. ASan keeps freed memory and is slow: no tests of those.
+# libstdc++ is loaded with it, or a C++ exception of another library ends the process (Python
+# has none of its own, and ASan looks for __cxa_throw at the start). --capture=sys: a report
+# is printed, not kept by pytest until the process is gone.
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
 	bit_equality arrays private_doors stages snapshot chunks attention_weights pool one_state \
@@ -92,9 +95,10 @@ asan: .venv/have-test
 	@$(RUN_CTESTS) build/$(ASAN)/ctests
 	@echo "== python tests under AddressSanitizer and UBSan"
 	@$(call VARIANT,$(ASAN))
-	@$(call WITH,$(ASAN),LD_PRELOAD=$(call LIB,libasan.so) PYTHONMALLOC=malloc \
+	@$(call WITH,$(ASAN),PYTHONMALLOC=malloc \
+	LD_PRELOAD="$(call LIB,libasan.so) $(call LIB,libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1) $(CORE_TESTS) \
-	-k "not grow and not quick"
+	-k "not grow and not quick" --capture=sys
 
 # setarch: ThreadSanitizer of older compilers cannot map under some kernels' ASLR.
 # die_after_fork: a test's child goes on with threads of its own.
