@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex, TypedDict, final, type_check_only
+from typing import (
+    Any,
+    Literal,
+    SupportsIndex,
+    TypeAlias,
+    TypedDict,
+    final,
+    type_check_only,
+)
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import disjoint_base
 
 __version__: str
+
+# As vitpool.config.Pool, which mypy compares with it.
+_Pool: TypeAlias = Literal["", "avg", "avgmax", "max", "token", "map", "prr"]
 
 @final
 @type_check_only
@@ -90,11 +101,11 @@ class VisionTransformer:
     ]: ...
     def fc_norm(self, x: Any, /) -> NDArray[np.float32]: ...
     def forward_head(self, x: Any, pre_logits: bool = False) -> NDArray[np.float32]: ...
-    def pool(self, x: Any, pool_type: str | None = None) -> NDArray[np.float32]: ...
+    def pool(self, x: Any, pool_type: _Pool | None = None) -> NDArray[np.float32]: ...
     def reset_classifier(
         self,
         num_classes: SupportsIndex,
-        global_pool: str | None = None,
+        global_pool: _Pool | None = None,
         *,
         add_attn_pool: bool = False,
         seed: int = 0,

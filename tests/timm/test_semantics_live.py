@@ -7,6 +7,7 @@ that changes is noticed.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from models import BASE, X, same, unchanged
 import vitpool
 
 Pair = tuple[Any, Any]
+NAMES = {"Block": "Block", "Mlp": "Mlp", "Attention": "attn"}
 
 
 def pair(**options: Any) -> Pair:
@@ -26,6 +28,22 @@ def pair(**options: Any) -> Pair:
     model = reference.build(BASE | options)
     ours = vitpool.VisionTransformer(**BASE | options, weights=reference.fill(model))
     return ours, model
+
+
+def test_the_constructor_has_timms_options_in_order_and_with_its_defaults() -> None:
+    from timm.models.vision_transformer import VisionTransformer as Timms
+
+    def plain(default: Any) -> Any:
+        """What is a class in timm is a name here."""
+        return NAMES.get(default.__name__) if isinstance(default, type) else default
+
+    # PatchEmbed is the only embed_layer, and the CPU the only device.
+    timms = inspect.signature(Timms).parameters
+    expected = {n: plain(p.default) for n, p in timms.items()}
+    assert [expected.pop(n) for n in ("embed_layer", "device", "dtype")] == [None] * 3
+    ours = inspect.signature(vitpool.VisionTransformer).parameters
+    positional = {n: p.default for n, p in ours.items() if p.kind is not p.KEYWORD_ONLY}
+    assert list(positional.items()) == list(expected.items())
 
 
 def without_head(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def build_with_checkpoint(
     path: str | os.PathLike[str],
     *,
     variant: str = "",
-    dtype: str = "float32",
+    dtype: Literal["float32"] = "float32",
     seed: int | None = None,
     strict: bool = True,
     stored_pool: str = "",

@@ -5,13 +5,34 @@ from __future__ import annotations
 
 from .arguments import all_arguments_of, arguments_of, mlp_ratio_of
 from .checks import as_bool, as_float, as_int, as_pair, plain
-from .options import BLOCKS, DEFAULTS, INIT_MODES, POOLS, resolve
+from .names import (
+    BLOCKS,
+    INIT_MODES,
+    POOLS,
+    ActLayer,
+    AttnLayer,
+    BlockFn,
+    MlpLayer,
+    NormLayer,
+    Pool,
+    PosEmbed,
+    WeightInit,
+)
+from .options import DEFAULTS, refuse_unknown, resolve
 
 __all__ = [
     "BLOCKS",
     "DEFAULTS",
     "INIT_MODES",
     "POOLS",
+    "ActLayer",
+    "AttnLayer",
+    "BlockFn",
+    "MlpLayer",
+    "NormLayer",
+    "Pool",
+    "PosEmbed",
+    "WeightInit",
     "all_arguments_of",
     "arguments_of",
     "as_bool",
@@ -20,5 +41,6 @@ __all__ = [
     "as_pair",
     "mlp_ratio_of",
     "plain",
+    "refuse_unknown",
     "resolve",
 ]

@@ -7,40 +7,27 @@ is a name here. Source: timm.models.vision_transformer.VisionTransformer.__init_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..text import did_you_mean
 from .checks import as_bool, as_float, as_int, as_pair
+from .names import ACTS, ATTNS, BLOCKS, MLPS, NORMS, POOLS, POS_EMBEDS
 
-POOLS = ("", "avg", "avgmax", "max", "token", "map", "prr")
-BLOCKS = (
-    "Block",
-    "ResPostBlock",
-    "ParallelScalingBlock",
-    "ParallelThingsBlock",
-    "DiffParallelScalingBlock",
-)
-INIT_MODES = ("", "jax", "jax_nlhb", "moco", "reset", "skip")
-
-_ACTS = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_tanh",
+# Any case of a name, and timm's other spellings, to the name.
+_ACTS: dict[str, str] = {
+    **{name: name for name in ACTS},
     "gelutanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
     "quickgelu": "quick_gelu",
-    "silu": "silu",
     "swish": "silu",
-    "relu": "relu",
 }
-_NORMS = {"layernorm": "layernorm", "rmsnorm": "rmsnorm"}
-_MLPS = {n.lower(): n for n in ("Mlp", "GluMlp", "SwiGLUPacked", "SwiGLU")}
-_BLOCKS = {n.lower(): n for n in BLOCKS}
-_ATTNS = {
+_NORMS: dict[str, str] = {name: name for name in NORMS}
+_MLPS = {name.lower(): name for name in MLPS}
+_BLOCKS = {name.lower(): name for name in BLOCKS}
+_ATTNS: dict[str, str] = {
+    **{name: name for name in ATTNS},
     "": "attn",
-    "attn": "attn",
     "attention": "attn",
-    "diff": "diff",
     "diffattention": "diff",
 }
 
@@ -136,19 +123,23 @@ def _norm(value: Any, what: str) -> tuple[str, float]:
     return name, eps
 
 
+def refuse_unknown(names: Iterable[str], known: Collection[str] = DEFAULTS) -> None:
+    """TypeError for the first of names that is none of the constructor's options."""
+    for name in names:
+        if name not in known:
+            raise TypeError(
+                f"VisionTransformer has no option {name!r}{did_you_mean(name, known)} "
+                f"(options: {', '.join(known)})"
+            )
+
+
 def resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The core's options from timm's constructor arguments.
 
     Unknown arguments and wrong types are TypeErrors, wrong values ValueErrors, each
     naming the argument, what came and what is allowed.
     """
-    unknown = [k for k in arguments if k not in DEFAULTS]
-    if unknown:
-        raise TypeError(
-            f"VisionTransformer has no option {unknown[0]!r}"
-            f"{did_you_mean(unknown[0], DEFAULTS)} "
-            f"(options: {', '.join(DEFAULTS)})"
-        )
+    refuse_unknown(arguments)
     a = {**DEFAULTS, **arguments}
     for name in _BOOLS:
         a[name] = as_bool(a[name], name)
@@ -168,7 +159,7 @@ def resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "pos_embed must be a str ('learn', 'none' or ''), "
             f"not {type(pos_embed).__name__}"
         )
-    if pos_embed not in ("", "none", "learn"):
+    if pos_embed not in POS_EMBEDS:
         raise ValueError(f"pos_embed must be 'learn', 'none' or '', not {pos_embed!r}")
     fc_norm = a["fc_norm"]
     if fc_norm is None:

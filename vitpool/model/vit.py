@@ -10,15 +10,14 @@ arrays.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 from .. import _core
-from ..config import DEFAULTS, INIT_MODES, as_int, as_pair, resolve
+from ..config import Pool, as_pair
 from ..text import some
 from .attention import named_maps, wanted_maps
-from .copying import Copying
+from .constructor import Constructed, random_seed
 from .intermediates import arrange, take_indices
 from .parts import Float32, prefix_tokens_of
 from .positions import pos_embed_for, resized_weights
@@ -34,76 +33,15 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class VisionTransformer(Copying):
-    """timm's VisionTransformer with timm's constructor names and defaults.
+class VisionTransformer(Constructed):
+    """timm's VisionTransformer: forward passes, and changes of the model.
 
-    norm_layer, embed_norm_layer: 'layernorm', 'rmsnorm' or (name, eps); act_layer:
-    'gelu', 'gelu_tanh', 'quick_gelu', 'silu', 'relu'; mlp_layer: 'Mlp', 'GluMlp',
-    'SwiGLUPacked', 'SwiGLU'; block_fn: 'Block', 'ResPostBlock', 'ParallelScalingBlock',
-    'ParallelThingsBlock', 'DiffParallelScalingBlock'; attn_layer: 'attn', 'diff'. Drop
-    rates are accepted and do nothing: this is inference.
-
-    dtype: 'float32'. seed: of the fresh weights (None: a new one each time);
-    distributions are timm's, the bit stream is not torch's. weights: a mapping of
-    exactly the state dict's keys to arrays, from which the model is built instead, one
-    tensor at a time.
-
-    TypeError: an unknown option or a wrong type. ValueError: a wrong value.
+    The constructor has timm's options under timm's names and defaults; what is a class
+    in timm (norm_layer, act_layer, mlp_layer, block_fn, attn_layer) is a name here.
     """
 
     # The name that pickles hold: the package's, not this file's.
     __module__ = "vitpool.model"
-
-    def __init__(
-        self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int | tuple[int, int] = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
-        *args: Any,
-        dtype: str = "float32",
-        seed: int | None = None,
-        weights: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        names = list(DEFAULTS)
-        given = [img_size, patch_size, in_chans, num_classes, global_pool, *args]
-        if len(given) > len(names):
-            raise TypeError(
-                f"at most {len(names)} positional arguments, not {len(given)}"
-            )
-        arguments = dict(zip(names, given, strict=False))
-        twice = [k for k in kwargs if k in arguments]
-        if twice:
-            raise TypeError(f"{twice[0]} is given twice")
-        arguments.update(kwargs)
-        _check_dtype(dtype)
-        mode = arguments.get("weight_init", "")
-        if not isinstance(mode, str):
-            raise TypeError(f"weight_init must be a str, not {type(mode).__name__}")
-        if mode not in INIT_MODES:
-            raise ValueError(
-                f"weight_init must be one of {', '.join(map(repr, INIT_MODES))}, "
-                f"not {mode!r}"
-            )
-        options = resolve(arguments)
-        if weights is not None and not hasattr(weights, "keys"):
-            raise TypeError(f"weights must be a mapping, not {type(weights).__name__}")
-        super().__init__(
-            options,
-            weights=weights,
-            seed=_seed(seed),
-            weight_init="reset" if mode == "skip" else mode,
-            fix_init=bool(arguments.get("fix_init", False)),
-        )
-        if weights is not None:
-            extra = sorted(set(weights.keys()) - set(self.param_shapes()))
-            if extra:
-                raise ValueError(
-                    f"weights has unexpected keys: {some(map(repr, extra))}"
-                )
-        self._init_state()
 
     # -- forward --
 
@@ -296,7 +234,7 @@ class VisionTransformer(Copying):
     def reset_classifier(
         self,
         num_classes: SupportsIndex,
-        global_pool: str | None = None,
+        global_pool: Pool | None = None,
         *,
         add_attn_pool: bool = False,
         seed: int | None = None,
@@ -312,7 +250,7 @@ class VisionTransformer(Copying):
         TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
         negative count, a pool that is unknown or not possible here.
         """
-        bits = _seed(seed)
+        bits = random_seed(seed)
         self._change(
             lambda model: model.reset_classifier(
                 num_classes, global_pool, add_attn_pool=add_attn_pool, seed=bits
@@ -394,21 +332,3 @@ class VisionTransformer(Copying):
             return taken
 
         return self._change(prune)
-
-
-def _seed(seed: int | None) -> int:
-    """64 bits: the caller's, or random ones."""
-    if seed is None:
-        return int.from_bytes(os.urandom(8), "little")
-    number = as_int(seed, "seed")
-    if number >= 2**64:
-        raise ValueError(f"seed must be below 2**64, not {number}")
-    return number
-
-
-def _check_dtype(dtype: Any) -> None:
-    if not isinstance(dtype, str):
-        raise TypeError(f"dtype must be a str ('float32'), not {type(dtype).__name__}")
-    supported: tuple[Literal["float32"]] = ("float32",)
-    if dtype not in supported:
-        raise ValueError(f"dtype must be 'float32', not {dtype!r}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ..config import Pool
 from .names import current_name, get_arch_name, list_pretrained, parse_source
 from .table import PACKAGED, check_cfg, complete, registered_cfg, table, tuples
 
@@ -110,9 +111,9 @@ def create_model(
     name: str,
     pretrained: bool = False,
     num_classes: int | None = None,
-    global_pool: str | None = None,
+    global_pool: Pool | None = None,
     checkpoint_path: str | Path | None = None,
-    dtype: str = "float32",
+    dtype: Literal["float32"] = "float32",
     seed: int | None = None,
     *,
     pretrained_cfg: str | Mapping[str, Any] | None = None,

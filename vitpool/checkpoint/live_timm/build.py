@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class _Weights(Mapping[str, NDArray[np.float32]]):
         return len(self._tensors)
 
 
-def from_timm(module: Any, dtype: str = "float32") -> VisionTransformer:
+def from_timm(module: Any, dtype: Literal["float32"] = "float32") -> VisionTransformer:
     """Our model with the weights and configuration of a live timm VisionTransformer.
 
     module: on any device, of any floating dtype (read as float32), in any mode: dropout
