@@ -109,12 +109,13 @@ def test_a_pickle_holds_every_argument_and_its_version() -> None:
         img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2
     )
     rebuild, arguments = model.__reduce__()
-    cls, config, weights, cfg, version = arguments
+    cls, config, weights, cfg, version, untrained = arguments
     unsaid = {"weight_init", "fix_init"}  # they tell nothing of a finished model
     unsaid |= {name for name in DEFAULTS if "drop" in name}
     assert set(config) == set(DEFAULTS) - unsaid
     nothing = {name for name, value in config.items() if value is None}
     assert nothing == {"init_values", "embed_norm_layer"}, "left to a default"
-    assert rebuild(cls, config, weights, cfg, version).config
+    assert untrained == list(weights)
+    assert rebuild(cls, config, weights, cfg, version, untrained).config
     with pytest.raises(ValueError, match="written by a later vitpool"):
-        rebuild(cls, config, weights, cfg, version + 1)
+        rebuild(cls, config, weights, cfg, version + 1, untrained)

@@ -262,6 +262,7 @@ def test_constructor_arguments_are_checked(
         (TypeError, "weights must be a mapping, not list", (None, ["head.bias"])),
         (TypeError, "head.bias", (None, {"head.bias": "ten"})),
         (ValueError, "head.bias", (None, {"head.bias": np.zeros(9, "f4")})),
+        (TypeError, "int", (None, {}, 5)),
     ],
 )
 def test_arguments_of_replace_are_checked(
@@ -337,6 +338,7 @@ def test_a_model_without_init_raises_and_nothing_else() -> None:
         bare._options,
         bare._snapshot,
         bare.param_shapes,
+        bare.untrained,
         bare.memory_bytes,
         bare.release_workspace,
         lambda: bare._serial,

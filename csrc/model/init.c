@@ -191,5 +191,8 @@ vp_status vp_vit_init_param(vp_vit *vit, size_t i, const vp_init *init, vp_error
     numbers_of(vit, p, init, &rng, x);
     const vp_status status = vp_vit_set_param(vit, i, x, err);
     vp_free(x);
+    if (status == VP_OK) {
+        vp_vit_mark_random(vit, i);
+    }
     return status;
 }

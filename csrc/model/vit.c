@@ -140,6 +140,7 @@ vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error
     vp_weight_set(weight, numbers);
     vp_weight_unref(*param->slot);
     *param->slot = weight;
+    param->random = false;
     return VP_OK;
 }
 
@@ -170,8 +171,14 @@ bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start
     }
     vp_weight_unref(*param->slot);
     *param->slot = vp_weight_ref(*from->params[at].slot);
+    param->random = from->params[at].random;
     *start = at + 1;
     return true;
+}
+
+void vp_vit_mark_random(vp_vit *vit, size_t i)
+{
+    vit->params[i].random = true;
 }
 
 vp_status vp_vit_share_rest(vp_vit *vit, const vp_vit *from, vp_error *err)

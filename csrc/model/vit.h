@@ -25,6 +25,7 @@ typedef struct {
     vp_weight **slot; /* where the model keeps it */
     bool matrix;      /* packed; shape[0] rows */
     size_t first;     /* rows of the first part, see vp_weight_create_matrix */
+    bool random;      /* drawn by vp_vit_init_param, and nothing was set since */
 } vp_param;
 
 /* A model without numbers, one reference. VP_ERR_VALUE or VP_ERR_MEMORY. */
@@ -64,6 +65,10 @@ size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start);
  * Sharing begins its search at *start, which it leaves behind what it has found. */
 vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err);
 bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start);
+
+/* Says that what parameter i was set to is random all the same: resampled from random
+ * numbers, or drawn elsewhere. */
+void vp_vit_mark_random(vp_vit *vit, size_t i);
 typedef struct {
     const char *mode;
     bool fix_init;

@@ -138,13 +138,25 @@ PyObject *vp_model_reset_classifier(PyObject *object, PyObject *args, PyObject *
 }
 
 const char vp_model_replace_doc[] =
-    "_replace($self, options, weights, /)\n--\n\n"
+    "_replace($self, options, weights, untrained=(), /)\n--\n\n"
     "Rebuilds the model from options: parameters in the mapping weights are taken\n"
-    "from it (name to array), all others shared with what the model has. Atomic.\n"
+    "from it (name to array), all others shared with what the model has. Parameters\n"
+    "named in untrained are known as random from then on. Atomic.\n"
     "ValueError: a shape does not fit, or a parameter is in neither.";
 
-/* The next model: `weights` first, the rest shared with `vit`. */
-static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weights)
+/* 1: `names` has the parameter's name; 0: not; -1 with an exception. */
+static int names_it(PyObject *names, const vp_param *param)
+{
+    PyObject *name = PyUnicode_FromString(param->name);
+    const int has = name != NULL ? PySequence_Contains(names, name) : -1;
+    Py_XDECREF(name);
+    return has;
+}
+
+/* The next model: `weights` first, the rest shared with `vit`; then the marks of
+ * `untrained`, a container of names or NULL. */
+static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weights,
+                          PyObject *untrained)
 {
     vp_vit *next = NULL;
     vp_error err;
@@ -153,10 +165,10 @@ static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weight
         return NULL;
     }
     for (size_t i = 0; i < vp_vit_num_params(next); i++) {
-        PyObject *key = PyUnicode_FromString(vp_vit_param(next, i)->name);
-        const int has = key != NULL ? PySequence_Contains(weights, key) : -1;
-        PyObject *value = has > 0 ? PyObject_GetItem(weights, key) : NULL;
-        Py_XDECREF(key);
+        const int has = names_it(weights, vp_vit_param(next, i));
+        PyObject *value =
+            has > 0 ? PyMapping_GetItemString(weights, vp_vit_param(next, i)->name)
+                    : NULL;
         const int failed =
             has < 0 ||
             (has > 0 && (value == NULL || vp_param_from(next, i, value) < 0));
@@ -167,6 +179,17 @@ static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weight
         }
     }
     vp_status status = vp_vit_share_rest(next, vit, &err);
+    for (size_t i = 0;
+         status == VP_OK && untrained != NULL && i < vp_vit_num_params(next); i++) {
+        const int has = names_it(untrained, vp_vit_param(next, i));
+        if (has < 0) {
+            vp_vit_unref(next);
+            return NULL;
+        }
+        if (has) {
+            vp_vit_mark_random(next, i);
+        }
+    }
     if (status == VP_ERR_KEY) {
         PyErr_Format(PyExc_ValueError, "weights lacks the parameter '%s'", err.message);
     } else if (status == VP_OK && vp_vit_finish(next, &err) == VP_OK) {
@@ -181,9 +204,9 @@ static vp_vit *build_next(vp_vit *vit, const vp_config *config, PyObject *weight
 PyObject *vp_model_replace(PyObject *object, PyObject *args)
 {
     vp_model *self = (vp_model *)object;
-    PyObject *options, *weights;
+    PyObject *options, *weights, *untrained = NULL;
     vp_config config;
-    if (!PyArg_ParseTuple(args, "OO:_replace", &options, &weights) ||
+    if (!PyArg_ParseTuple(args, "OO|O:_replace", &options, &weights, &untrained) ||
         vp_check_mapping(weights, "weights") < 0) {
         return NULL;
     }
@@ -196,8 +219,8 @@ PyObject *vp_model_replace(PyObject *object, PyObject *args)
         if (vit == NULL) {
             return NULL;
         }
-        vp_vit *next =
-            build_next(vit, options != Py_None ? &config : vp_vit_config(vit), weights);
+        vp_vit *next = build_next(
+            vit, options != Py_None ? &config : vp_vit_config(vit), weights, untrained);
         committed = next != NULL && vp_vit_commit(&self->vit, vit, next);
         vp_vit_unref(vit);
         if (next == NULL) {

@@ -294,6 +294,7 @@ static PyMethodDef methods[] = {
     {"_options", model_options, METH_NOARGS, options_doc},
     {"param_shapes", vp_model_param_shapes, METH_NOARGS, vp_model_param_shapes_doc},
     {"get_parameter", vp_model_get_parameter, METH_O, vp_model_get_parameter_doc},
+    {"untrained", vp_model_untrained, METH_NOARGS, vp_model_untrained_doc},
     {"_adopt", model_adopt, METH_O, adopt_doc},
     {"_snapshot", model_snapshot, METH_NOARGS, snapshot_doc},
     {"_lambdas", model_lambdas, METH_NOARGS, lambdas_doc},

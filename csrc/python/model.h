@@ -37,7 +37,9 @@ int vp_param_from(vp_vit *vit, size_t i, PyObject *value);
 
 PyObject *vp_model_param_shapes(PyObject *object, PyObject *unused);
 PyObject *vp_model_get_parameter(PyObject *object, PyObject *target);
-extern const char vp_model_param_shapes_doc[], vp_model_get_parameter_doc[];
+PyObject *vp_model_untrained(PyObject *object, PyObject *unused);
+extern const char vp_model_param_shapes_doc[], vp_model_get_parameter_doc[],
+    vp_model_untrained_doc[];
 
 /* -- change.c -- */
 

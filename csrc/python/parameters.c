@@ -121,3 +121,26 @@ PyObject *vp_model_get_parameter(PyObject *object, PyObject *target)
     vp_vit_unref(vit);
     return (PyObject *)array;
 }
+
+const char vp_model_untrained_doc[] =
+    "untrained($self)\n--\n\n"
+    "The names of the parameters that are random, in timm's order: drawn when the "
+    "model\n"
+    "was made, or by reset_classifier, and not loaded or set since.";
+
+PyObject *vp_model_untrained(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
+    PyObject *list = vit != NULL ? PyList_New(0) : NULL;
+    for (size_t i = 0; list != NULL && i < vp_vit_num_params(vit); i++) {
+        const vp_param *param = vp_vit_param(vit, i);
+        PyObject *name = param->random ? PyUnicode_FromString(param->name) : NULL;
+        if (param->random && (name == NULL || PyList_Append(list, name) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    vp_vit_unref(vit);
+    return list;
+}

@@ -142,6 +142,40 @@ static void parameters_come_back_bit_for_bit(void)
     }
 }
 
+static void a_parameter_is_random_until_it_is_set(void)
+{
+    vp_config c = tiny_config();
+    vp_error err;
+    vp_vit *vit = tiny_create(&c, &err), *next = NULL;
+    const size_t head = vp_vit_find_param(vit, "head.weight", 0);
+    const size_t count = vp_param_count(vp_vit_param(vit, head));
+    float *numbers = malloc(count * sizeof *numbers);
+    check_fill(numbers, count, 1.0f);
+    for (size_t p = 0; p < vp_vit_num_params(vit); p++) {
+        CHECK(vp_vit_param(vit, p)->random, "%s was drawn", vp_vit_param(vit, p)->name);
+    }
+    CHECK(vp_vit_set_param(vit, head, numbers, &err) == VP_OK, "%s", err.message);
+    CHECK(!vp_vit_param(vit, head)->random, "a head that was set is random");
+    CHECK(vp_vit_create(&c, &next, &err) == VP_OK &&
+              vp_vit_share_rest(next, vit, &err) == VP_OK,
+          "%s", err.message);
+    for (size_t p = 0; p < vp_vit_num_params(vit); p++) {
+        CHECK(vp_vit_param(next, p)->random == (p != head), "%s shared",
+              vp_vit_param(vit, p)->name);
+    }
+    vp_vit_mark_random(next, head);
+    CHECK(vp_vit_param(next, head)->random && !vp_vit_param(vit, head)->random,
+          "a mark is one model's");
+    vp_vit_unref(next);
+    CHECK(vp_vit_reset_classifier(vit, 7, NULL, false, 1, &next, &err) == VP_OK, "%s",
+          err.message);
+    CHECK(vp_vit_param(next, vp_vit_find_param(next, "head.weight", 0))->random,
+          "a new head is not random");
+    free(numbers);
+    vp_vit_unref(next);
+    vp_vit_unref(vit);
+}
+
 static void a_reset_leaves_the_old_model_alone(void)
 {
     vp_config c = tiny_config();
@@ -230,6 +264,7 @@ int main(void)
     parameters_come_back_bit_for_bit();
     outputs_stay_inside_and_repeat_themselves();
     every_allocation_fails_once();
+    a_parameter_is_random_until_it_is_set();
     a_reset_leaves_the_old_model_alone();
     several_threads_share_a_model();
     return check_done();

@@ -41,7 +41,7 @@ class Fit:
     def without_wrong(self, weights: StateDict) -> StateDict:
         """The weights but for those of a wrong shape."""
         kept = {k: v for k, v in weights.tensors.items() if k not in self.wrong}
-        return StateDict(kept, weights.source)
+        return StateDict(kept, weights.source, weights.untrained)
 
     def check(self, weights: StateDict, spec: Spec, strict: bool) -> None:
         """Raise ValueError, or without `strict` log, what does not fit.

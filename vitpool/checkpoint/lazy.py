@@ -113,9 +113,15 @@ def as_float32(data: Array) -> NDArray[np.float32]:
 class StateDict(Mapping[str, NDArray[np.float32]]):
     """Mapping of key to float32 array; every access reads the tensor anew."""
 
-    def __init__(self, tensors: Mapping[str, LazyTensor], source: str = "") -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, LazyTensor],
+        source: str = "",
+        untrained: Sequence[str] = (),
+    ) -> None:
         self.tensors = dict(tensors)
         self.source = source  # the file's name, for messages
+        self.untrained = untrained  # keys of random numbers that no file had
 
     def __getitem__(self, key: str) -> NDArray[np.float32]:
         tensor = self.tensors[key]

@@ -116,4 +116,5 @@ def _add_head(weights: StateDict, spec: Spec, seed: int | None) -> None:
 
     weights.tensors["head.weight"] = LazyTensor(shape, draw)
     weights.tensors["head.bias"] = zeros(*spec.shapes["head.bias"])
+    weights.untrained = HEAD
     _log.warning("the head of %d classes is new and untrained", shape[0])

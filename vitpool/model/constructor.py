@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Literal, ParamSpec
 
 from ..config import (
@@ -175,7 +175,16 @@ class Constructed(Copying):
                 raise ValueError(
                     f"weights has unexpected keys: {some(map(repr, extra))}"
                 )
+            untrained = untrained_of(weights)
+            if untrained:
+                self._replace(None, {}, untrained)
         self._init_state()
+
+
+def untrained_of(weights: Mapping[str, Any]) -> Container[str]:
+    """The keys of a mapping that it says hold random numbers."""
+    untrained: Container[str] = getattr(weights, "untrained", ())
+    return untrained
 
 
 def random_seed(seed: int | None) -> int:

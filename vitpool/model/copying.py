@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
@@ -16,31 +18,82 @@ if TYPE_CHECKING:
 
 # What a pickle holds. 1, which vitpool 0.1.0 wrote without the number: the constructor
 # arguments that differ from its defaults. 2: every argument that tells something of the
-# model, so that no later default changes what a pickle means.
-_PICKLE_VERSION = 2
+# model, so that no later default changes what a pickle means. 3: which parameters are
+# random as well. The user's own attributes are the pickle's state, as pickle has it.
+_PICKLE_VERSION = 3
+
+# What to do in place of assigning a name that the model reads from its own state.
+_INSTEAD = {
+    "num_classes": "reset_classifier(num_classes) makes a new head",
+    "global_pool": "reset_classifier(num_classes, global_pool) changes the pool",
+    "head": "reset_classifier makes another, load_state_dict sets its weights",
+    "attn_pool": "reset_classifier(num_classes, 'map', add_attn_pool=True) makes one",
+    "img_size": "set_input_size(img_size) resamples the positions",
+    "patch_embed": "set_input_size and load_state_dict change it",
+    "blocks": "prune_intermediate_layers drops some, load_state_dict sets weights",
+    **dict.fromkeys(
+        ("cls_token", "reg_token", "pos_embed", "norm_pre", "norm", "fc_norm"),
+        "load_state_dict sets its weights",
+    ),
+}
 
 
 class Copying(Facts):
     """The part of VisionTransformer that copies, pickles and shows."""
 
-    def __copy__(self) -> Self:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keeps an attribute of the user's own; copies and pickles take it along.
+
+        AttributeError: a name of the model's own, which would be hidden and not
+        changed.
+        """
+        owner = next((cls for cls in type(self).__mro__ if name in vars(cls)), None)
+        # Not what a subclass has defined, nor a slot of every object's (__class__).
+        if owner is not None and owner.__module__.partition(".")[0] == "vitpool":
+            member = vars(owner)[name]
+            if isinstance(member, property):
+                if member.fset is None:
+                    way = _INSTEAD.get(name, "the constructor's options say it")
+                    raise AttributeError(f"{name} of a model cannot be assigned: {way}")
+            elif callable(member):
+                raise AttributeError(
+                    f"{name} is a method of VisionTransformer and cannot be assigned: "
+                    "a subclass may override it"
+                )
+        super().__setattr__(name, value)
+
+    def _bare_copy(self) -> Self:
+        """A copy without the configuration and the user's own attributes."""
         copy = type(self).__new__(type(self))
         copy._adopt(self)
         copy._init_state()
+        return copy
+
+    def _own_attributes(self, bare: Copying) -> dict[str, Any]:
+        """What the user has set on this model: all that a bare copy has not."""
+        return {k: v for k, v in dict(vars(self)).items() if k not in vars(bare)}
+
+    def __copy__(self) -> Self:
+        copy = self._bare_copy()
         copy._pretrained_cfg = dict(self._pretrained_cfg)
+        vars(copy).update(self._own_attributes(copy))
         return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Weights never change in place, so a copy may share them.
-        copy = memo[id(self)] = self.__copy__()
+        copy = memo[id(self)] = self._bare_copy()
+        copy._pretrained_cfg = deepcopy(self._pretrained_cfg, memo)
+        vars(copy).update(deepcopy(self._own_attributes(copy), memo))
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        now = self.__copy__()  # options and weights of one state
+        now = self._bare_copy()  # options and weights of one state
         arguments = all_arguments_of(now._options())
         weights = now.state_dict()
-        cfg = now._pretrained_cfg
-        return _rebuild, (type(self), arguments, weights, cfg, _PICKLE_VERSION)
+        cfg, random = self._pretrained_cfg, now.untrained()
+        made = (type(self), arguments, weights, cfg, _PICKLE_VERSION, random)
+        own = self._own_attributes(now)
+        return (_rebuild, made, own) if own else (_rebuild, made)
 
     def _facts(self) -> dict[str, str]:
         now = self._snapshot()
@@ -85,14 +138,24 @@ def _rebuild(
     weights: dict[str, Float32],
     pretrained_cfg: dict[str, Any],
     version: int = 1,
+    untrained: Sequence[str] = (),
 ) -> Copying:
-    """A model from its pickle; see _PICKLE_VERSION."""
+    """A model from its pickle; see _PICKLE_VERSION.
+
+    As with any pickle, the __init__ of a user's subclass is not called.
+    """
+    from .vit import VisionTransformer
+
     if version > _PICKLE_VERSION:
         raise ValueError(
             f"this pickle is of version {version}, written by a later vitpool; "
             f"{_core.__version__} reads versions up to {_PICKLE_VERSION}"
         )
-    model = cls(**arguments, weights=weights)
+    read = VisionTransformer(**arguments, weights=weights)
+    read._replace(None, {}, untrained)
+    model = cls.__new__(cls)
+    model._adopt(read)
+    model._init_state()
     model.pretrained_cfg = pretrained_cfg
     return model
 

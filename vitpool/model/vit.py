@@ -17,7 +17,7 @@ from .. import _core
 from ..config import Pool, as_pair
 from ..text import some
 from .attention import named_maps, wanted_maps
-from .constructor import Constructed, random_seed
+from .constructor import Constructed, random_seed, untrained_of
 from .intermediates import arrange, take_indices
 from .parts import Float32, prefix_tokens_of
 from .positions import pos_embed_for, resized_weights
@@ -285,7 +285,7 @@ class VisionTransformer(Constructed):
                 parts.append(f"unexpected keys: {named}")
             if strict and parts:
                 raise ValueError(f"state_dict does not fit; {'; '.join(parts)}")
-            model._replace(None, state_dict)
+            model._replace(None, state_dict, untrained_of(state_dict))
             return IncompatibleKeys(missing, unexpected)
 
         return self._change(load)
@@ -304,7 +304,9 @@ class VisionTransformer(Constructed):
 
         def resize(model: _core.VisionTransformer) -> None:
             options = model._options() | sizes
-            model._replace(options, resized_weights(model, options))
+            weights = resized_weights(model, options)
+            # What is resampled is as random as before.
+            model._replace(options, weights, set(model.untrained()) & set(weights))
 
         self._change(resize)
 
