@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         model_entrypoint,
     )
     from .registry.folder import save_pretrained
-    from .transforms import create_transform, resolve_data_config
+    from .transforms import create_transform, resolve_data_config, samples
 
 # What `import vitpool` does not load until it is asked for, and where it is.
 _LAZY = {
@@ -45,6 +45,7 @@ _LAZY = {
     "save_pretrained": "registry.folder",
     "create_transform": "transforms",
     "resolve_data_config": "transforms",
+    "samples": "transforms",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "model_entrypoint",
     "open_state_dict",
     "resolve_data_config",
+    "samples",
     "save_pretrained",
     "set_num_threads",
     "show_config",

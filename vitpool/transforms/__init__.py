@@ -11,6 +11,7 @@ from .batch import Batch, default_cpus, default_workers, preprocess, stream
 from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, resolve_data_config
 from .find import SUFFIXES, find_images
 from .read import ImageError, image_name, load_image
+from .sources import Sources, samples, sources_of
 from .transform import (
     CROP_MODES,
     INTERPOLATIONS,
@@ -29,6 +30,7 @@ __all__ = [
     "SUFFIXES",
     "Batch",
     "ImageError",
+    "Sources",
     "Transform",
     "create_transform",
     "default_cpus",
@@ -38,5 +40,7 @@ __all__ = [
     "load_image",
     "preprocess",
     "resolve_data_config",
+    "samples",
+    "sources_of",
     "stream",
 ]

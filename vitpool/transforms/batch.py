@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .. import _core
 from ..config import as_int
 from .config import resolve_data_config
 from .read import reason_of
+from .sources import sources_of
 from .transform import Transform, create_transform
 
 
@@ -29,10 +29,11 @@ def preprocess(
 ) -> NDArray[np.float32]:
     """Many pictures to one batch, float32 (B, C, H, W), decoded in a thread pool.
 
-    images: an iterable of paths, bytes, open binary files, PIL images or uint8 arrays,
-    or one of them. config: a Transform, a model, a dict as `resolve_data_config`
-    returns, or None. num_workers: decoding threads; default the processors, at most 8;
-    0 for none. options: overrides as in `resolve_data_config`, and `exif`.
+    images: as `sources_of` takes them: one picture, a folder, or many of paths, bytes,
+    open binary files, PIL images and uint8 arrays. config: a Transform, a model, a dict
+    as `resolve_data_config` returns, or None. num_workers: decoding threads; default
+    the processors, at most 8; 0 for none. options: overrides as in
+    `resolve_data_config`, and `exif`.
 
     The first picture that cannot be read raises, and its name is in the message. Of an
     iterable that is no list, tuple or array, a picture that can change (a frame of a
@@ -47,30 +48,26 @@ def preprocess(
         transform = create_transform(
             **resolve_data_config(config, **options), exif=exif
         )
-    single = isinstance(images, (*_FIXED, bytearray, memoryview, Image.Image))
-    single = single or hasattr(images, "read")
-    if single or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
-        images = [images]
-    elif not isinstance(images, Iterable):
-        raise TypeError(f"images: {type(images).__name__}, allowed is an iterable")
+    pictures = sources_of(images).pictures
     workers = _workers(num_workers)
-    if workers < 2 or (isinstance(images, _HELD) and len(images) < 2):
-        return _batch([transform.pixels(image) for image in images], transform)
+    if workers < 2 or (isinstance(pictures, list) and len(pictures) < 2):
+        return _batch([transform.pixels(picture) for picture in pictures], transform)
     pool = ThreadPoolExecutor(workers)
     try:
-        reading = list(_read_ahead(pool, transform.pixels, images))
+        reading = list(_read_ahead(pool, transform.pixels, pictures))
         return _batch([future.result() for _, future in reading], transform)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-# What never changes, and what holds all its pictures at once.
+# What never changes.
 _FIXED = (str, bytes, os.PathLike)
-_HELD = (list, tuple, np.ndarray)
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Any], Any], sources: Iterable[Any]
+    pool: ThreadPoolExecutor,
+    read: Callable[[Any], Any],
+    sources: list[Any] | Iterator[Any],
 ) -> Iterator[tuple[Any, Future[Any]]]:
     """Each picture with its reading, which goes on while the next one is asked for.
 
@@ -85,7 +82,7 @@ def _read_ahead(
         if id(source) in begun:
             wait([begun[id(source)]])
         future = pool.submit(read, source)
-        if isinstance(sources, _HELD):
+        if isinstance(sources, list):
             begun[id(source)] = future
         else:
             wait([future])
@@ -128,26 +125,30 @@ class Batch(NamedTuple):
 
 
 def stream(
-    sources: Iterable[Any],
+    sources: Any,
     transform: Transform,
     *,
     batch_size: int,
     num_workers: int | None = None,
-) -> Iterator[Batch]:
+    strict: bool = False,
+) -> Generator[Batch, None, None]:
     """Read pictures batch by batch, ahead of the consumer and in bounded memory.
 
     While the consumer computes, num_workers threads (default as `preprocess`) decode
-    up to two batches ahead. sources: as `preprocess` takes them; they may be endless,
+    up to two batches ahead. sources: as `sources_of` takes them; they may be endless,
     and are read as needed. A picture that cannot be read becomes an entry of `errors`,
-    whatever the reason.
+    whatever the reason; or, strict, it raises as in `preprocess`.
     """
     batch_size = as_int(batch_size, "batch_size", 1)
     workers = max(1, _workers(num_workers))
+    pictures = sources_of(sources).pictures
 
     def read(source: Any) -> NDArray[np.uint8] | str:
         try:
             return transform.pixels(source)
         except Exception as error:
+            if strict:
+                raise
             return reason_of(error)
 
     def collect(group: list[tuple[Any, Future[Any]]]) -> Batch:
@@ -157,15 +158,18 @@ def stream(
         inputs = _batch([results[i] for i in good], transform)
         return Batch([s for s, _ in group], good, errors, inputs)
 
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[Any, Future[Any]]] = deque()
-    try:
-        for reading in _read_ahead(pool, read, sources):
-            waiting.append(reading)
-            if len(waiting) == 3 * batch_size:  # one to give out, two decoding ahead
-                yield collect([waiting.popleft() for _ in range(batch_size)])
-        while waiting:
-            size = min(batch_size, len(waiting))
-            yield collect([waiting.popleft() for _ in range(size)])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def batches() -> Generator[Batch, None, None]:
+        pool = ThreadPoolExecutor(workers)
+        waiting: deque[tuple[Any, Future[Any]]] = deque()
+        try:
+            for reading in _read_ahead(pool, read, pictures):
+                waiting.append(reading)
+                if len(waiting) == 3 * batch_size:  # one to give out, two ahead
+                    yield collect([waiting.popleft() for _ in range(batch_size)])
+            while waiting:
+                size = min(batch_size, len(waiting))
+                yield collect([waiting.popleft() for _ in range(size)])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    return batches()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,21 @@ def image_name(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
+# Two letters or more: the C of C:\\ is a drive.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+
+
+def refuse_address(source: Any) -> None:
+    """ImageError for what begins as an address does and names no file."""
+    name = image_name(source)
+    if _ADDRESS.match(name) and not os.path.exists(name):
+        raise ImageError(
+            name if len(name) <= 120 else f"{name[:120]}...",
+            "an address, and nothing is downloaded here: fetch it first, and give its "
+            "bytes or a path",
+        )
+
+
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
@@ -81,8 +97,8 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
     default. A picture of several frames is its first one, a PIL image the frame it is
     at.
 
-    Raises ImageError for what Pillow cannot read, FileNotFoundError and the like for
-    a path that cannot be opened, TypeError for anything else.
+    Raises ImageError for what Pillow cannot read and for an address, FileNotFoundError
+    and the like for a path that cannot be opened, TypeError for anything else.
     """
     if isinstance(source, np.ndarray):
         image = _from_array(source)
@@ -91,6 +107,7 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
     if isinstance(source, (bytes, bytearray, memoryview)):
         own = io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
+        refuse_address(source)
         try:
             own = open(source, "rb")  # noqa: SIM115 - closed below
         except ValueError as error:  # a NUL, or a character that no name has
@@ -100,6 +117,8 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
             f"image: {type(source).__name__}, allowed are a path, bytes, a binary "
             "file, a PIL image and a uint8 array"
         )
+    elif isinstance(source, io.TextIOBase):
+        raise TypeError(f"{image_name(source)}: opened as text; open it as 'rb'")
     try:
         opened = isinstance(source, Image.Image)
         image = source if opened else Image.open(own or source)
