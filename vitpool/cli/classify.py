@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     import numpy as np
 
-    from ..labels import labels_for, probabilities
+    from ..labels import best, labels_for, probabilities
 
     model = load_model(args)
     if model.num_classes < 1 or model.global_pool == "":
@@ -55,22 +55,20 @@ def run(args: argparse.Namespace) -> int:
             f"{model.global_pool!r}); `vitpool embed` writes its features"
         )
     labels = labels_for(model.pretrained_cfg or {}, model.num_classes)
-    topk = min(args.topk, model.num_classes)
     failed = 0
     for batch in batches(args, model, list(expand(args.images))):
         failed += len(batch.errors)
         logits = model(batch.inputs) if batch.good else np.empty((0, model.num_classes))
         values = probabilities(logits) if args.output_type == "prob" else logits
-        order = np.argsort(-values, axis=-1, kind="stable")[:, :topk]
-        rows = iter(zip(order.tolist(), values, strict=True))
+        rows = iter(zip(best(values, args.topk).tolist(), values, strict=True))
         for index, source in enumerate(batch.sources):
             if index in batch.errors:
                 record: dict[str, Any] = {"file": source, "error": batch.errors[index]}
                 if args.json:
                     print_json(record, indent=None)
                 continue
-            best, row = next(rows)
-            found = [_class_record(args, labels, i, float(row[i])) for i in best]
+            order, row = next(rows)
+            found = [_class_record(args, labels, i, float(row[i])) for i in order]
             if args.json:
                 record = {"file": source, "classes": found}
                 print_json(record, indent=None)

@@ -3,57 +3,27 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import PIL
-from numpy.typing import NDArray
 
 from .. import _core
+from ..model import POOLS, Pooling
 from ..transforms import Transform, default_workers
 
-POOLS = ("avg", "avgmax", "max", "token", "map", "prr")
+__all__ = ["FORMAT", "POOLS", "Embedder", "difference", "versions"]
 
 # The version of what `Embedder.identity` tells and of the numbers behind it. It goes up
 # when a vector or a pixel of the same model becomes another, beyond rounding.
 FORMAT = 2
 
 
-class Embedder:
-    """A model and the pools to take: inputs (B, C, H, W) to {pool: (B, D) float32}.
-
-    All pools come from one pass through the blocks. The model is the one that it is
-    now: a later change of it is not seen here. Raises ValueError where the model cannot
-    pool so.
-    """
-
-    def __init__(self, model: Any, pools: Sequence[str] | None = None) -> None:
-        names = list(pools) if pools is not None else [model.global_pool]
-        for name in names:
-            if name not in POOLS:
-                raise ValueError(f"pool: {name!r}, allowed are {', '.join(POOLS)}")
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"pool: {names}, allowed are one or more, each once")
-        self.model, self.pools = copy.copy(model), names  # a copy shares the weights
-        tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-        features = np.zeros((1, tokens, model.embed_dim), np.float32)
-        # asks the model itself whether it can, before a picture is opened
-        self.sizes = {p: int(model.pool(features, p).shape[-1]) for p in names}
-
-    def __call__(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Embed inputs (B, C, H, W); B may be 0."""
-        if not len(x):
-            return {p: np.empty((0, d), np.float32) for p, d in self.sizes.items()}
-        model = self.model
-        if self.pools == [model.global_pool] and model.num_classes == 0:
-            return {self.pools[0]: model(x)}  # skips what no pool would read
-        features = model.forward_features(x)
-        return {p: model.fc_norm(model.pool(features, p)) for p in self.pools}
+class Embedder(Pooling):
+    """A model and the pools to take; see vitpool.model.Pooling."""
 
     def identity(self, transform: Transform) -> dict[str, Any]:
         """What makes two runs' vectors the same up to rounding, as JSON has it.

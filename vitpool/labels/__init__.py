@@ -47,6 +47,14 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
+def best(values: NDArray[np.float32], topk: int) -> NDArray[np.intp]:
+    """Classes (B, topk) of the largest of values (B, K), the largest first.
+
+    Of equal ones the lower number comes first; where topk is above K, all K are given.
+    """
+    return np.argsort(-values, axis=-1, kind="stable")[:, :topk]
+
+
 class Labels:
     """The names of a classifier's outputs: `labels[index]` is what to show."""
 

@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+from .answers import Class, Classification, Classifications, Embeddings
 from .copying import _rebuild as _rebuild  # pickles name it here
 from .parts import FcNorm, Float32, Module, PatchEmbed
+from .pooling import POOLS, Pooling
 from .vit import IncompatibleKeys, VisionTransformer
 
 __all__ = [
+    "POOLS",
+    "Class",
+    "Classification",
+    "Classifications",
+    "Embeddings",
     "FcNorm",
     "Float32",
     "IncompatibleKeys",
     "Module",
     "PatchEmbed",
+    "Pooling",
     "VisionTransformer",
 ]

@@ -17,9 +17,10 @@ from .. import _core
 from ..config import Pool, as_pair
 from ..text import some
 from .attention import named_maps, wanted_maps
-from .constructor import Constructed, random_seed, untrained_of
+from .constructor import random_seed, untrained_of
 from .intermediates import arrange, take_indices
 from .parts import Float32, prefix_tokens_of
+from .pictures import Pictures
 from .positions import pos_embed_for, resized_weights
 
 # Which output _core's _run is asked for.
@@ -33,7 +34,7 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class VisionTransformer(Constructed):
+class VisionTransformer(Pictures):
     """timm's VisionTransformer: forward passes, and changes of the model.
 
     The constructor has timm's options under timm's names and defaults; what is a class
@@ -217,17 +218,6 @@ class VisionTransformer(Constructed):
         now = self._snapshot()
         profile: dict[str, Any] = self._forward(now, x, _LOGITS, profile=True)[3]
         return profile
-
-    def preprocess(self, images: Any, **kwargs: Any) -> Float32:
-        """Pictures to a batch (B, in_chans, height, width) for this model.
-
-        images: paths, bytes, open files, PIL images, uint8 arrays. See
-        vitpool.transforms.preprocess.
-        """
-        from ..transforms import preprocess
-
-        batch: Float32 = preprocess(images, self, **kwargs)
-        return batch
 
     # -- changes --
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .batch import Batch, default_cpus, default_workers, preprocess, stream
 from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, resolve_data_config
 from .find import SUFFIXES, find_images
-from .read import ImageError, image_name, load_image
+from .read import ImageError, ImageWarning, image_name, load_image
 from .sources import Sources, samples, sources_of
 from .transform import (
     CROP_MODES,
@@ -30,6 +30,7 @@ __all__ = [
     "SUFFIXES",
     "Batch",
     "ImageError",
+    "ImageWarning",
     "Sources",
     "Transform",
     "create_transform",

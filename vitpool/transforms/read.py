@@ -24,6 +24,10 @@ class ImageError(ValueError):
         return f"{self.name}: {self.reason}"
 
 
+class ImageWarning(UserWarning):
+    """Pictures could not be read, and the caller wanted the others all the same."""
+
+
 def reason_of(error: BaseException) -> str:
     """Why a picture could not be read, in one line without its name."""
     if isinstance(error, ImageError):

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model and the pools to take from it, all from one pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..config import POOLS as POOLS_AND_NONE
+from .parts import Float32
+
+POOLS = tuple(pool for pool in POOLS_AND_NONE if pool)
+
+
+class Pooling:
+    """A model and the pools to take: inputs (B, C, H, W) to {pool: (B, D) float32}.
+
+    All pools come from one pass through the blocks. The model is the one that it is
+    now, without its head: a later change of it is not seen here. pools: a list of them,
+    or a text as 'map,avg'; default the model's own. Raises ValueError where the model
+    cannot pool so.
+    """
+
+    def __init__(self, model: Any, pools: str | Iterable[str] | None = None) -> None:
+        if isinstance(pools, str):
+            pools = [pool.strip() for pool in pools.split(",")]
+        names = list(pools) if pools is not None else [model.global_pool]
+        for name in names:
+            if name not in POOLS:
+                raise ValueError(f"pool: {name!r}, allowed are {', '.join(POOLS)}")
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"pool: {names}, allowed are one or more, each once")
+        self.model, self.pools = copy.copy(model), names  # a copy shares the weights
+        tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+        features = np.zeros((1, tokens, model.embed_dim), np.float32)
+        # asks the model itself whether it can, before a picture is opened
+        self.sizes = {p: int(model.pool(features, p).shape[-1]) for p in names}
+        self.model.reset_classifier(0)
+
+    def __call__(self, x: Float32) -> dict[str, Float32]:
+        """Pool the features of inputs (B, C, H, W); B may be 0."""
+        model = self.model
+        if self.pools == [model.global_pool]:
+            return {self.pools[0]: model(x)}  # skips what no pool would read
+        features = model.forward_features(x)
+        return {p: model.fc_norm(model.pool(features, p)) for p in self.pools}
