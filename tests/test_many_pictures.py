@@ -488,3 +488,10 @@ def test_numpy_takes_embeddings_for_their_vectors(model) -> None:
     assert np.array(result) is not result.vectors
     assert np.asarray(result, np.float64).dtype == np.float64
     np.testing.assert_array_equal(np.stack([result, result])[1], result.vectors)
+    assert (result.shape, len(result)) == ((10, 64), 10)
+    np.testing.assert_array_equal(result[[3, 1]], result.vectors[[3, 1]])
+    np.testing.assert_array_equal(list(result), result.vectors)
+    several = model.embed(SAMPLES, "map,avg")
+    for use in (np.asarray, list, lambda r: r.shape, lambda r: r[0]):
+        with pytest.raises(ValueError, match="several pools"):
+            use(several)

@@ -104,11 +104,11 @@ def _table(items: Sequence[Classification]) -> str:
 class Embeddings:
     """Vectors of pictures, a row a picture, in the pictures' order.
 
-    `vectors` (N, C) is float32, and NumPy takes the whole for it; of several pools each
-    one's are in `pools`, as `result.pools["map"]`. sources: each row's picture, by its
-    path, or what it is. indices: each row's place in what was given: with
-    errors="skip" rows are left out. errors: why pictures could not be read, by their
-    place in what was given.
+    `vectors` (N, C) is float32; NumPy and scikit-learn take the whole for it, and
+    `result[3]` is a row. Of several pools each one's vectors are in `pools`, as
+    `result.pools["map"]`. sources: each row's picture, by its path, or what it is.
+    indices: each row's place in what was given: with errors="skip" rows are left out.
+    errors: why pictures could not be read, by their place in what was given.
     """
 
     pools: dict[str, Float32]
@@ -124,8 +124,17 @@ class Embeddings:
             raise ValueError(f"several pools: take one, as .pools[{first!r}]")
         return next(iter(self.pools.values()))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, C), of `vectors`."""
+        rows, columns = self.vectors.shape
+        return rows, columns
+
     def __len__(self) -> int:
         return len(self.sources)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.vectors[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         rows = self.vectors
