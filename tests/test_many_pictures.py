@@ -22,7 +22,7 @@ import vitpool
 from vitpool.cli import main
 from vitpool.embed import Embedder
 from vitpool.labels import probabilities
-from vitpool.model import Classification, Classifications
+from vitpool.model import Classification, Classifications, UntrainedWarning
 from vitpool.transforms import (
     ImageError,
     ImageWarning,
@@ -32,6 +32,8 @@ from vitpool.transforms import (
 
 SAMPLES = vitpool.samples()
 FOLDER = SAMPLES[0].parent
+# Most models here are of random weights, and that this is said is tested below.
+pytestmark = pytest.mark.filterwarnings("ignore::vitpool.model.UntrainedWarning")
 METHODS = ["classify", "predict", "predict_proba", "embed"]
 BROKEN = b"no picture"
 
@@ -343,6 +345,29 @@ def test_wrong_arguments_are_refused_before_a_picture_is_asked_for(
 def test_a_model_without_a_classifier_says_so(method, without) -> None:
     with pytest.raises(ValueError, match=r"no classifier .*embed"):
         getattr(small(**without), method)(SAMPLES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_random_weights_are_told(model, method) -> None:
+    changed = copy.copy(model)
+    changed.reset_classifier(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(model, method)(SAMPLES[0])
+        if method == "embed":
+            changed.embed(SAMPLES[0])  # has nothing to do with the head
+            changed.reset_classifier(0, "avg")
+            changed.reset_classifier(0, "map", add_attn_pool=True)
+            changed.embed(SAMPLES[0], "avg,max")  # nor with a pool that attends
+    if method == "embed":
+        words = r"attn_pool\.latent, .* and 5 more: random numbers"
+    else:
+        words = r"^head\.weight, head\.bias: random numbers, neither loaded nor set"
+    with pytest.warns(UntrainedWarning, match=words) as told:
+        getattr(changed, method)(SAMPLES[0])
+    assert told[0].filename == __file__
+    with pytest.warns(UntrainedWarning, match="pos_embed"):
+        getattr(small(), method)(SAMPLES[0])
 
 
 # -------------------------------------------------------------------- while it is going

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .answers import Class, Classification, Classifications, Embeddings
 from .copying import _rebuild as _rebuild  # pickles name it here
 from .parts import FcNorm, Float32, Module, PatchEmbed
+from .pictures import UntrainedWarning
 from .pooling import POOLS, Pooling
 from .vit import IncompatibleKeys, VisionTransformer
 
@@ -21,5 +22,6 @@ __all__ = [
     "Module",
     "PatchEmbed",
     "Pooling",
+    "UntrainedWarning",
     "VisionTransformer",
 ]

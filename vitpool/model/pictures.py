@@ -35,6 +35,11 @@ from .pooling import Pooling
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+
+class UntrainedWarning(UserWarning):
+    """Pictures went through weights that were drawn, and not loaded or set since."""
+
+
 Errors: TypeAlias = Literal["raise", "skip", "nan"]
 
 
@@ -97,10 +102,12 @@ class Pictures(Copying):
 
         The other arguments are those of `embed`. With errors="nan" a picture that
         cannot be read has no classes, and its reason in `error`; one picture alone is
-        never left out. ValueError: the model has no classifier.
+        never left out. ValueError: the model has no classifier. An UntrainedWarning
+        says which weights are random, as those of a head that `reset_classifier` made.
         """
         topk = as_int(topk, "topk", 1)
         model, labels = _classifier(self)
+        _warn_of_random(model.untrained())
         found: list[Classification] = []
         with _Reader(
             model, images, transform, batch_size, num_workers, progress, errors
@@ -140,6 +147,7 @@ class Pictures(Copying):
         objects, and has None for a picture that cannot be read.
         """
         model, labels = _classifier(self)
+        _warn_of_random(model.untrained())
         found: list[str | None] = []
         with _Reader(
             model, images, transform, batch_size, num_workers, progress, errors
@@ -168,6 +176,7 @@ class Pictures(Copying):
         NaN.
         """
         model, _ = _classifier(self)
+        _warn_of_random(model.untrained())
         rows = [np.empty((0, model.num_classes), np.float32)]
         with _Reader(
             model, images, transform, batch_size, num_workers, progress, errors
@@ -204,6 +213,7 @@ class Pictures(Copying):
         ValueError: a pool that the model cannot have.
         """
         pooling = Pooling(self, pool)
+        _warn_of_random(pooling.untrained())
         parts = {p: [np.empty((0, d), np.float32)] for p, d in pooling.sizes.items()}
         sources: list[str] = []
         indices: list[int] = []
@@ -233,6 +243,16 @@ def _classifier(model: Pictures) -> tuple[Any, Labels]:
             f"{now.global_pool!r}): embed() gives its features"
         )
     return now, labels_for(now.pretrained_cfg, now.num_classes)
+
+
+def _warn_of_random(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{some(names)}: random numbers, neither loaded nor set; what they make of "
+            "a picture means nothing",
+            UntrainedWarning,
+            stacklevel=3,
+        )
 
 
 def _probabilities(model: Any, batch: Batch) -> Float32:

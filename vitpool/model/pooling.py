@@ -47,3 +47,10 @@ class Pooling:
             return {self.pools[0]: model(x)}  # skips what no pool would read
         features = model.forward_features(x)
         return {p: model.fc_norm(model.pool(features, p)) for p in self.pools}
+
+    def untrained(self) -> list[str]:
+        """The parameters behind these pools that were drawn and not set since."""
+        names = self.model.untrained()
+        if not {"map", "prr"} & set(self.pools):
+            names = [name for name in names if not name.startswith("attn_pool.")]
+        return names
