@@ -7,6 +7,7 @@ import copy
 import io
 import itertools
 import json
+import os
 import pickle
 import threading
 import warnings
@@ -250,6 +251,27 @@ def test_what_is_skipped_is_left_out_and_told(model, given, method) -> None:
     if method == "embed":
         assert answer.indices.tolist() == [0, 3]
         assert answer.sources == [str(path) for path in SAMPLES[:2]]
+
+
+class Unnamed(os.PathLike):
+    """A path whose name cannot be told."""
+
+    def __fspath__(self) -> str:
+        raise KeyError("gone")
+
+
+def test_a_path_that_cannot_tell_its_name_is_that_pictures_error(model) -> None:
+    with pytest.warns(ImageWarning, match="<Unnamed>: 'gone'"):
+        result = model.embed([Unnamed(), SAMPLES[0]], errors="skip")
+    assert result.errors == {0: "<Unnamed>: 'gone'"}
+
+
+def test_a_files_name_is_escaped_in_the_warning(model, tmp_path) -> None:
+    bad = tmp_path / "\x1b[31ma.png"
+    bad.write_bytes(BROKEN)
+    with pytest.warns(ImageWarning, match=r"\\x1b\[31ma\.png: not a picture"):
+        result = model.embed([SAMPLES[0], bad], errors="nan")
+    assert result.sources[1] == str(bad)
 
 
 @pytest.mark.parametrize("size", [1, 2, 32])

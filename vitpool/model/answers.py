@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -81,6 +80,8 @@ class Classifications(list[Classification]):
 
 def _table(items: Sequence[Classification]) -> str:
     """A row a class with a bar for its probability, a picture's rows together."""
+    import html
+
     rows = []
     for item in items[:_SHOWN]:
         name = html.escape(printable(item.source))

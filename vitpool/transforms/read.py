@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -46,7 +47,8 @@ def image_name(source: Any) -> str:
     if hasattr(source, "read") and isinstance(getattr(source, "name", None), str):
         return str(source.name)
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        with contextlib.suppress(Exception):  # of a __fspath__ that fails
+            return os.fsdecode(source)
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<{source.mode} image>"
     if isinstance(source, np.ndarray):
