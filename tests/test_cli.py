@@ -181,6 +181,18 @@ def test_wrong_usage_is_exit_code_2(capsys, argv) -> None:
     assert "usage: vitpool" in err
 
 
+@pytest.mark.parametrize(("value", "traced"), [("1", True), ("0", False), ("", False)])
+def test_a_traceback_is_shown_where_it_is_asked_for(
+    capsys, monkeypatch, value: str, traced: bool
+) -> None:
+    monkeypatch.setenv("VITPOOL_TRACEBACK", value)
+    if traced:
+        with pytest.raises(ValueError, match="unknown model"):
+            run(capsys, "info", "-m", "no_such")
+    else:
+        assert run(capsys, "info", "-m", "no_such")[0] == 2
+
+
 def test_help_of_every_command(capsys) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0

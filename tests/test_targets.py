@@ -81,10 +81,24 @@ def imported(**environment: str) -> str:
 def test_an_unknown_target_names_every_target() -> None:
     message = imported(VITPOOL_TARGET="sse9")
     assert message.startswith("ImportError: VITPOOL_TARGET must be one of")
+    assert message.endswith(", not 'sse9'")
     assert all(f"'{name}'" in message for name in TARGETS)
 
 
 def test_vitpool_ukr_is_a_part_of_a_name_or_an_error() -> None:
     assert "_blis__" in imported(VITPOOL_UKR="blis")
     assert imported(VITPOOL_UKR="") == imported(VITPOOL_UKR="f32f32")
-    assert "VITPOOL_UKR must be" in imported(VITPOOL_UKR="no such")
+
+
+def test_an_unknown_micro_kernel_names_every_one_that_runs_here() -> None:
+    message = imported(VITPOOL_UKR="no such")
+    assert message.startswith("ImportError: VITPOOL_UKR must be")
+    assert message.endswith(", not 'no such'")
+    supported = vitpool.show_config()["targets"]
+    for name in UKRS:
+        assert (f"'{name}'" in message) == (name.rpartition("__")[2] in supported)
+
+
+def test_a_value_that_a_terminal_would_obey_is_escaped() -> None:
+    for name in ("VITPOOL_TARGET", "VITPOOL_UKR", "VITPOOL_NUM_THREADS"):
+        assert imported(**{name: "\x1b[31m"}).endswith(r", not '\x1b[31m'")

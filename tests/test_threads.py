@@ -333,12 +333,21 @@ def test_the_environment_sets_the_number_of_threads() -> None:
     assert number(VITPOOL_NUM_THREADS="3") == 3
     assert number(OMP_NUM_THREADS="5") == 5
     assert number(VITPOOL_NUM_THREADS="3", OMP_NUM_THREADS="5") == 3
-    assert number(VITPOOL_NUM_THREADS="100000") == 256
+    assert number(VITPOOL_NUM_THREADS="256") == 256
+    assert number(OMP_NUM_THREADS="100000") == 256
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "many", "1.5", "257", "2 ", "3,2"])
+def test_a_senseless_number_of_threads_is_refused(value: str) -> None:
+    done = run("import vitpool", VITPOOL_NUM_THREADS=value)
+    message = f"VITPOOL_NUM_THREADS must be an integer from 1 to 256, not {value!r}"
+    assert done.stderr.strip().endswith(f"ImportError: {message}")
 
 
 @pytest.mark.parametrize("value", ["", "0", "-2", "many", "1.5"])
-def test_a_senseless_environment_is_not_heard(value: str) -> None:
-    assert number(VITPOOL_NUM_THREADS=value) == number()
+def test_what_is_not_for_us_alone_is_not_refused(value: str) -> None:
+    assert number(VITPOOL_NUM_THREADS="") == number()
+    assert number(OMP_NUM_THREADS=value) == number()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's affinity")

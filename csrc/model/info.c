@@ -15,6 +15,17 @@ vp_info vp_info_get(void)
                      .blis_version = vp_blis_version()};
 }
 
+const char *vp_info_micro_kernel(size_t i)
+{
+    for (size_t all = 0; all < VP_UKR_COUNT; all++) {
+        const vp_ukr *ukr = vp_ukr_at(all);
+        if (vp_ukr_may_run(ukr) && i-- == 0) {
+            return ukr->name;
+        }
+    }
+    return NULL;
+}
+
 void vp_normalize_pixels(float *out, const uint8_t *pixels, size_t n, size_t channels,
                          const float *mean, const float *std)
 {

@@ -19,6 +19,10 @@ typedef struct {
 
 vp_info vp_info_get(void);
 
+/* The name of the i-th micro-kernel that may run on the target in use; NULL behind the
+ * last. */
+const char *vp_info_micro_kernel(size_t i);
+
 /* out[channels][n] = (pixels[n][channels] / 255 - mean) / std */
 void vp_normalize_pixels(float *out, const uint8_t *pixels, size_t n, size_t channels,
                          const float *mean, const float *std);

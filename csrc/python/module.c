@@ -4,6 +4,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/cpu.h"
 #include "base/limits.h"
@@ -288,6 +289,55 @@ static int import_numpy(void)
 #define TARGET_NAME(name, arch, vectors, features) " '" #name "'"
 #define TARGET_NAMES VP_TARGETS(TARGET_NAME)
 
+/* An ImportError: what an environment variable must be, and what it is. */
+static int refuse_environment(const char *name, PyObject *allowed)
+{
+    const char *value = getenv(name);
+    PyObject *got = PyUnicode_DecodeFSDefault(value != NULL ? value : "");
+    if (allowed != NULL && got != NULL) {
+        PyErr_Format(PyExc_ImportError, "%s must be %U, not %R", name, allowed, got);
+    }
+    Py_XDECREF(got);
+    Py_XDECREF(allowed);
+    return -1;
+}
+
+/* "... of: 'vp_gemm_f32f32_blis__baseline' ..."; NULL with an exception set */
+static PyObject *part_of_micro_kernels(void)
+{
+    PyObject *text = PyUnicode_FromString("a part of the name of a micro-kernel that "
+                                          "runs here, of:");
+    const char *name = vp_info_micro_kernel(0);
+    for (size_t i = 0; text != NULL && name != NULL; name = vp_info_micro_kernel(++i)) {
+        PyObject *longer = PyUnicode_FromFormat("%U '%s'", text, name);
+        Py_DECREF(text);
+        text = longer;
+    }
+    return text;
+}
+
+/* What a variable asks for and cannot have is said at once, and not left unheard. */
+static int check_environment(void)
+{
+    const vp_info info = vp_info_get();
+    if (info.target == VP_TARGET_COUNT) {
+        return refuse_environment(
+            "VITPOOL_TARGET", PyUnicode_FromFormat("one of" TARGET_NAMES
+                                                   " and supported by this machine, "
+                                                   "whose best is '%s'",
+                                                   vp_target_name(vp_target_best())));
+    }
+    if (!info.wish_met) {
+        return refuse_environment("VITPOOL_UKR", part_of_micro_kernels());
+    }
+    if (!vp_num_threads_wish_met()) {
+        return refuse_environment(
+            "VITPOOL_NUM_THREADS",
+            PyUnicode_FromFormat("an integer from 1 to %d", VP_MAX_THREADS));
+    }
+    return 0;
+}
+
 static int module_exec(PyObject *module)
 {
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
@@ -299,18 +349,7 @@ static int module_exec(PyObject *module)
     if (import_numpy() < 0) {
         return -1;
     }
-    if (vp_info_get().target == VP_TARGET_COUNT) {
-        PyErr_Format(PyExc_ImportError,
-                     "VITPOOL_TARGET must be one of" TARGET_NAMES
-                     " and supported by this machine, whose best is '%s'",
-                     vp_target_name(vp_target_best()));
-        return -1;
-    }
-    if (!vp_info_get().wish_met) {
-        PyErr_SetString(
-            PyExc_ImportError,
-            "VITPOOL_UKR must be a part of the name of a micro-kernel that "
-            "runs here, as 'blis' or 'avx512' is; unset, the best is taken");
+    if (check_environment() < 0) {
         return -1;
     }
     PyObject *type = PyType_FromModuleAndSpec(module, &vp_model_spec, NULL);

@@ -21,17 +21,21 @@ static const vp_ukr *chosen[VP_DTYPE_COUNT];
 static bool wish_met = true;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+bool vp_ukr_may_run(const vp_ukr *ukr)
+{
+    const vp_target current = vp_target_current();
+    const vp_target best = current < VP_TARGET_COUNT ? current : vp_target_best();
+    return ukr->target <= best && vp_target_supported(ukr->target);
+}
+
 /* The best of each type among those with `part` in their names; returns how many of those
  * may run. */
 static size_t choose_named(const char *part)
 {
-    const vp_target current = vp_target_current();
-    const vp_target best = current < VP_TARGET_COUNT ? current : vp_target_best();
     size_t count = 0;
     for (size_t i = 0; i < VP_UKR_COUNT; i++) {
         const vp_ukr *ukr = vp_ukr_at(i);
-        if (ukr->target <= best && vp_target_supported(ukr->target) &&
-            strstr(ukr->name, part) != NULL) {
+        if (vp_ukr_may_run(ukr) && strstr(ukr->name, part) != NULL) {
             chosen[ukr->weight] = ukr;
             count++;
         }

@@ -86,6 +86,9 @@ const vp_ukr *vp_ukr_at(size_t i);
  * VITPOOL_UKR is set, the best whose name contains it, if there is one. */
 const vp_ukr *vp_ukr_for(vp_dtype weight);
 
+/* May it run on the target in use? */
+bool vp_ukr_may_run(const vp_ukr *ukr);
+
 /* False if VITPOOL_UKR is set and no micro-kernel that may run has it in its name. */
 bool vp_ukr_wish_met(void);
 

@@ -29,14 +29,22 @@ int main(void)
     CHECK(with(NULL, "5") == 5, "OMP_NUM_THREADS");
     CHECK(with(NULL, "6,2") == 6, "a list");
     CHECK(with("3", "5") == 3, "ours goes before OMP's");
+    CHECK(with("256", NULL) == 256 && vp_num_threads_wish_met(), "the most");
+    CHECK(with("", NULL) == machine && vp_num_threads_wish_met(), "empty: not set");
+    CHECK(with(NULL, "many") == machine && vp_num_threads_wish_met(), "OMP's own");
     static const char *const nonsense[] = {
-        "",     "0",   "-1", "four", "4x", "1e3", "99999999999999999999999",
-        "0x10", "3.5", " ",
+        "0", "-1", "four", "4x", "1e3", "99999999999999999999999", "0x10", "3.5", " ",
     };
+    static const char *const refused[] = {"257", "4,2", "2 ", " 2", "+2"};
     for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) {
         CHECK(with(nonsense[i], NULL) == machine, "'%s' was taken", nonsense[i]);
+        CHECK(!vp_num_threads_wish_met(), "'%s' is not refused", nonsense[i]);
         CHECK(with(nonsense[i], "2") == 2, "'%s' hid OMP_NUM_THREADS", nonsense[i]);
         CHECK(with(NULL, nonsense[i]) == machine, "OMP's '%s' was taken", nonsense[i]);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        CHECK(with(refused[i], NULL) == machine, "'%s' was taken", refused[i]);
+        CHECK(!vp_num_threads_wish_met(), "'%s' is not refused", refused[i]);
     }
 #if defined(__linux__)
     cpu_set_t all, one;

@@ -63,7 +63,7 @@ def _run(argv: Sequence[str] | None) -> int:
         say(str(error))
         return SOME_FAILED
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        if os.environ.get("VITPOOL_TRACEBACK"):
+        if os.environ.get("VITPOOL_TRACEBACK", "0") not in ("", "0"):
             raise
         say(one_line(error))
         return CANNOT
