@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import tracemalloc
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -305,17 +306,69 @@ def test_trained_norm_moves_to_where_the_pool_needs_it(
 
 
 @pytest.mark.parametrize("wanted", ["avg", "", "max", "avgmax", "prr"])
-@pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
-def test_unused_attention_pool_is_left_out_and_said(
-    wanted: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("classes", [10, 0])
+def test_unused_attention_pool_is_left_out_and_said(wanted: str, classes: int) -> None:
     """Row 29: one rule for every map checkpoint and every other pool."""
-    after = MAP | {"global_pool": wanted}
-    with caplog.at_level(logging.WARNING, "vitpool"):
+    after = MAP | {"global_pool": wanted, "num_classes": classes}
+    with pytest.warns(vitpool.LeftOutWarning) as caught:
         got = converted(MAP, after)
     assert set(got) == set(shapes_of(after))
-    assert "attention pool (13 tensors) is left out" in caplog.text
-    assert repr(wanted) in caplog.text
+    (text,) = [str(warning.message) for warning in caught]
+    assert "attention pool (13 tensors)" in text
+    assert "is left out" in text
+    assert f"global_pool={wanted!r}" in text
+
+
+WITHOUT = {
+    "pool": (MAP, MAP | {"global_pool": "avg"}, True),
+    "pool and no head": (MAP, MAP | {"global_pool": "", "num_classes": 0}, True),
+    "norm": (TINY, TINY | {"final_norm": False}, False),
+    "norm behind the pool": (
+        TINY | {"global_pool": "avg"},
+        TINY | {"global_pool": "avg", "final_norm": False},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_is_left_out_is_a_warning_before_anything_changes(
+    name: str, tmp_path: Path
+) -> None:
+    stored, wanted, strict = WITHOUT[name]
+    path = write(tmp_path / "a.safetensors", weights_of(stored))
+    model = vitpool.VisionTransformer(**wanted, seed=0)
+    before = {key: value.copy() for key, value in model.state_dict().items()}
+
+    def load() -> None:
+        load_checkpoint(model, path, strict=strict)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vitpool.LeftOutWarning)
+        with pytest.raises(vitpool.LeftOutWarning, match="left out") as raised:
+            load()
+        with pytest.raises(vitpool.LeftOutWarning):
+            build_with_checkpoint(wanted, None, path, strict=strict)
+    assert str(path) in str(raised.value)
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+    with pytest.warns(vitpool.LeftOutWarning) as caught:
+        load()
+    assert [warning.filename for warning in caught] == [__file__]
+    key = "blocks.0.attn.qkv.weight"
+    np.testing.assert_array_equal(model.get_parameter(key), weights_of(stored)[key])
+
+
+def test_what_is_left_out_is_said_after_the_rest_was_checked(tmp_path: Path) -> None:
+    content = weights_of(MAP) | {"other": np.ones(2, np.float32)}
+    path = write(tmp_path / "a.safetensors", content)
+    options = MAP | {"global_pool": "avg"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="unexpected are 1: other"):
+            load_checkpoint(vitpool.VisionTransformer(**options), path)
+        with pytest.raises(ValueError, match="unexpected are 1: other"):
+            build_with_checkpoint(options, None, path)
 
 
 def test_nothing_is_said_where_nothing_changes(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import __version__, get_num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
-    from .checkpoint import load_checkpoint, open_state_dict
+    from .checkpoint import LeftOutWarning, load_checkpoint, open_state_dict
     from .checkpoint.live_timm import from_timm
     from .model import VisionTransformer
     from .registry import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # What `import vitpool` does not load until it is asked for, and where it is.
 _LAZY = {
+    "LeftOutWarning": "checkpoint",
     "VisionTransformer": "model",
     "create_model": "registry",
     "get_pretrained_cfg": "registry",
@@ -49,6 +50,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "LeftOutWarning",
     "VisionTransformer",
     "__version__",
     "create_model",

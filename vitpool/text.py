@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,6 +58,15 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(
         lambda found: found[0].encode("unicode_escape").decode("ascii"), text
     )
+
+
+def warn_user(warning: Warning) -> None:
+    """Give a warning, of the line outside of this package that led here."""
+    own = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == own:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning, stacklevel=level)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

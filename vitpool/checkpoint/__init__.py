@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from .adapt import convert_state_dict
 from .files import open_state_dict, shard_names
+from .fit import LeftOutWarning
 from .lazy import StateDict
 from .load import build_with_checkpoint, load_checkpoint
 from .spec import Spec
 
 __all__ = [
+    "LeftOutWarning",
     "Spec",
     "StateDict",
     "build_with_checkpoint",

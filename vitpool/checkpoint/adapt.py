@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..resample import FloatArray, resample_abs_pos_embed, resample_patch_embed
-from ..text import printable, some
+from ..text import printable, some, warn_user
+from .fit import LeftOutWarning
 from .formats import find_format, take_unused
 from .formats.keys import Tensors, renamed
 from .lazy import Array, StateDict, lazy_tensors
@@ -45,8 +45,19 @@ def convert_state_dict(
     state_dict: key to array in any layout of `formats`.
     new_head: leave out a head of pretrained_cfg's `num_classes` where the model has
         another number of classes, as timm's load_pretrained does.
-    Keys that do not fit are kept. Raises ValueError for what cannot be converted.
+    Keys that do not fit are kept. Raises ValueError for what cannot be converted, and
+    warns of a head under another pool than its own, and of what is left out before it.
     """
+    converted, warnings = fitted_state_dict(state_dict, spec, new_head=new_head)
+    for warning in warnings:
+        warn_user(warning)
+    return converted
+
+
+def fitted_state_dict(
+    state_dict: Mapping[str, Any], spec: Spec, *, new_head: bool = True
+) -> tuple[StateDict, list[Warning]]:
+    """convert_state_dict, which leaves the warnings to the caller."""
     source = getattr(state_dict, "source", "")
     tensors = lazy_tensors(state_dict)
     layout = "timm"
@@ -62,14 +73,14 @@ def convert_state_dict(
         _positions(out, spec, layout)
         _patches(out, spec, layout)
         _head(out, spec, new_head)
-        _fit_pool(out, spec, pool or spec.stored_pool, source)
+        warnings = [*_fit_pool(out, spec, pool or spec.stored_pool, source)]
     except (ValueError, LookupError) as error:
         what = str(error)
         if isinstance(error, LookupError):
             # A layout is known by one key; a file may lack the others, or their axes.
             what = f"looks like a checkpoint of {layout}, but lacks part of it: {what}"
         raise ValueError(printable(f"{source}: {what}" if source else what)) from None
-    return StateDict(out, source)
+    return StateDict(out, source), warnings
 
 
 def _convert(
@@ -209,22 +220,33 @@ def _head(out: Tensors, spec: Spec, new_head: bool) -> None:
         )
 
 
-def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> None:
-    """Give the weights around the model's pool, and warn of a head of another pool.
+def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> Iterator[Warning]:
+    """Give the weights around the model's pool.
 
     pool: what the head was trained with, '' where that is not known.
+    Yields a warning of what is left out, or of a head of another pool.
     """
     wanted = spec.options["global_pool"]
-    reasons = [*_move_norm(out, spec), *_leave_out(out, spec)]
+    reasons = [*_move_norm(out, spec)]
+    left = [*_leave_out(out, spec)]
+    reasons += [f"the {part} that it was trained behind is left out" for part in left]
     if not reasons and pool not in ("", wanted):
         reasons = [f"it was trained with global_pool={pool!r}"]
+    text = ""
     head = out.get("head.weight")
     if reasons and head and head.shape == spec.shapes.get("head.weight"):
         text = (
-            f"{source or 'the checkpoint'}: its head is loaded under "
-            f"global_pool={wanted!r}, though {' and '.join(reasons)}"
+            f"its head is loaded under global_pool={wanted!r}, though "
+            + " and ".join(reasons)
         )
-        warnings.warn(printable(text), UserWarning, stacklevel=4)
+    elif left:
+        text = (
+            f"its {' and its '.join(left)}, trained, is left out: the model has "
+            f"global_pool={wanted!r} and no such part"
+        )
+    if text:
+        kind = LeftOutWarning if left else UserWarning
+        yield kind(printable(f"{source or 'the checkpoint'}: {text}"))
 
 
 def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
@@ -245,7 +267,7 @@ def _move_norm(out: Tensors, spec: Spec) -> Iterator[str]:
 
 
 def _leave_out(out: Tensors, spec: Spec) -> Iterator[str]:
-    """Leave out what stands before a head and the model has not, and say so."""
+    """Leave out what stands before a head and the model has not; its names."""
     for part, what in (
         ("attn_pool", "attention pool"),
         ("pre_logits", "layer before the head"),
@@ -255,13 +277,7 @@ def _leave_out(out: Tensors, spec: Spec) -> Iterator[str]:
         if stored and not any(key.startswith(f"{part}.") for key in spec.shapes):
             for key in stored:
                 del out[key]
-            _log.warning(
-                "the checkpoint's %s (%d tensors) is left out: global_pool is %r",
-                what,
-                len(stored),
-                spec.options["global_pool"],
-            )
-            yield f"the {what} that it was trained behind is left out"
+            yield f"{what} ({len(stored)} tensors)"
 
 
 def _f32(data: Array) -> FloatArray:

@@ -18,6 +18,17 @@ from .spec import Spec
 _log = logging.getLogger("vitpool")
 
 HEAD = ("head.weight", "head.bias")
+# What stands between the blocks and the head.
+_BEHIND_BLOCKS = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.")
+
+
+class LeftOutWarning(UserWarning):
+    """Trained weights of a checkpoint are not loaded: the model has no place for them.
+
+    It is given after all that can be checked was, and before anything changes.
+    """
+
+    __module__ = "vitpool"
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,15 @@ class Fit:
         if strict or wrong or nothing:
             raise ValueError(message)
         _log.warning("%s", message)
+
+    def left_out(self, weights: StateDict) -> list[LeftOutWarning]:
+        """A warning of trained norms and pools that `strict` would have refused."""
+        keys = [key for key in self.unexpected if key.startswith(_BEHIND_BLOCKS)]
+        if not keys:
+            return []
+        text = f"{_some(keys)} left out: the model has no such parts"
+        source = weights.source or "the checkpoint"
+        return [LeftOutWarning(printable(f"{source}: of its weights {text}"))]
 
 
 def _some(items: list[str]) -> str:

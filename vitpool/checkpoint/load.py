@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..text import printable
-from .adapt import convert_state_dict
+from ..text import printable, warn_user
+from .adapt import fitted_state_dict
 from .beside import check_config
 from .files import open_state_dict
 from .fit import HEAD, Fit
@@ -42,12 +42,12 @@ def load_checkpoint(
     variant: timm's name of the model, which for FlexiViT and RADIO decides how their
         embeddings are resized; None takes it from model.pretrained_cfg.
     Returns (missing_keys, unexpected_keys). Raises OSError, and ValueError with the
-    keys, the shapes and what would fit; the model is then as it was.
+    keys, the shapes and what would fit; the model is then as it was. LeftOutWarning: a
+    trained pool, or norm, is not loaded, as the model has no such part.
     """
     spec = Spec.from_model(model, variant)
-    weights = convert_state_dict(_open(path, spec, strict), spec, new_head=False)
-    fit = Fit.of(weights, spec)
-    fit.check(weights, spec, strict)
+    weights, said = fitted_state_dict(_open(path, spec, strict), spec, new_head=False)
+    fit = _checked(weights, spec, strict, said)
     return model.load_state_dict(fit.without_wrong(weights), strict=strict)
 
 
@@ -76,12 +76,11 @@ def build_with_checkpoint(
     from ..model import VisionTransformer
 
     spec = Spec.from_options(options, pretrained_cfg, variant, stored_pool=stored_pool)
-    weights = convert_state_dict(_open(path, spec, strict), spec)
+    weights, said = fitted_state_dict(_open(path, spec, strict), spec)
     stored = spec.pretrained_cfg.get("num_classes")
     if stored is not None and stored != spec.options["num_classes"]:
         _add_head(weights, spec, seed)
-    fit = Fit.of(weights, spec)
-    fit.check(weights, spec, strict)
+    fit = _checked(weights, spec, strict, said)
     if fit.missing or fit.unexpected or fit.wrong:
         model = VisionTransformer(**options, dtype=dtype, seed=seed)
         model.load_state_dict(fit.without_wrong(weights), strict=False)
@@ -102,6 +101,15 @@ def _open(path: str | os.PathLike[str], spec: Spec, strict: bool) -> StateDict:
     except ValueError as error:
         raise ValueError(printable(f"{weights.source}: {error}")) from None
     return weights
+
+
+def _checked(weights: StateDict, spec: Spec, strict: bool, said: list[Warning]) -> Fit:
+    """How the weights fit; then the warnings, which a filter may turn into errors."""
+    fit = Fit.of(weights, spec)
+    fit.check(weights, spec, strict)
+    for warning in (*said, *fit.left_out(weights)):
+        warn_user(warning)
+    return fit
 
 
 def _add_head(weights: StateDict, spec: Spec, seed: int | None) -> None:

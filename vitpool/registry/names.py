@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ..text import did_you_mean, natural_key
+from ..text import did_you_mean, natural_key, warn_user
 from .sources import SOURCES, split_prefix
 from .table import (
     PACKAGED,
@@ -37,8 +36,7 @@ def current_name(name: str, warn: bool = False) -> tuple[str, str]:
     if current is not None:
         if warn:
             text = f"Mapping deprecated model name {arch} to current {current}."
-            # The caller of create_model: three calls up from here.
-            warnings.warn(text, UserWarning, stacklevel=4)
+            warn_user(UserWarning(text))
         arch, current_tag = split_model_name_tag(current)
         tag = tag or current_tag
     elif arch not in PACKAGED and arch not in table()["models"]:
