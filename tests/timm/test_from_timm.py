@@ -270,8 +270,13 @@ class Subclass(vit.VisionTransformer):
     ids=lambda wrong: type(wrong).__name__,
 )
 def test_anything_else_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="takes a timm VisionTransformer, got "):
+    with pytest.raises(TypeError, match="takes a timm VisionTransformer, got ") as e:
         from_timm(wrong)
+    alike = isinstance(wrong, vit.VisionTransformer)
+    assert ("like_timm=True" in str(e.value)) == alike
+    if not alike:
+        with pytest.raises(TypeError, match="takes a timm VisionTransformer, got "):
+            from_timm(wrong, like_timm=True)
 
 
 class MyNorm(nn.LayerNorm):

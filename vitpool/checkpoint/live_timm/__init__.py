@@ -3,7 +3,7 @@
 
 The module is read as it stands, not as it was built: after `reset_classifier`,
 `prune_intermediate_layers` or a new head by hand. Modules are known by class and by
-attributes; neither torch nor timm is imported.
+attributes; neither torch nor timm is imported, but torch to run a copy of timm's.
 """
 
 from __future__ import annotations

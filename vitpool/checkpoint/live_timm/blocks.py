@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from ...config import BLOCKS
-from .reader import Reader, class_name, refuse
+from .reader import Reader, refuse
 
 
 def _qk_norm(reader: Reader, path: str) -> bool:
@@ -108,10 +108,11 @@ def _parallel_things_block(reader: Reader, path: str, index: int) -> dict[str, A
     return found[0]
 
 
-def _parallel_scaling_block(reader: Reader, path: str, index: int) -> dict[str, Any]:
+def _parallel_scaling_block(
+    reader: Reader, path: str, index: int, differential: bool
+) -> dict[str, Any]:
     """One projection in and one out (two, without differential attention)."""
     module = reader.modules[path]
-    differential = class_name(module) == "DiffParallelScalingBlock"
     heads = module.num_heads * (2 if differential else 1)
     reader.equal(path, "attention width", heads * module.head_dim, reader.width)
     reader.required_norm(f"{path}.in_norm")
@@ -152,7 +153,8 @@ def read_blocks(reader: Reader) -> dict[str, Any]:
         if kind == "ParallelThingsBlock":
             own = _parallel_things_block(reader, path, index)
         elif kind.endswith("ParallelScalingBlock"):
-            own = _parallel_scaling_block(reader, path, index)
+            differential = kind.startswith("Diff")
+            own = _parallel_scaling_block(reader, path, index, differential)
         else:
             own = _sequential_block(reader, path, index)
         own["block_fn"] = kind

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...config import mlp_ratio_of
 from .blocks import read_blocks, read_mlp
-from .reader import Reader, class_name, refuse
+from .reader import TRY, Reader, alike_among, class_name, refuse
 
 
 def _patch_embed(reader: Reader) -> dict[str, Any]:
@@ -91,18 +91,36 @@ def _norms_and_head(reader: Reader) -> dict[str, Any]:
     }
 
 
-def read_options(module: Any) -> dict[str, Any]:
+def read_options(module: Any, like_timm: bool = False) -> dict[str, Any]:
     """The constructor's options that describe a live timm VisionTransformer.
 
+    like_timm: classes of these names are taken from anywhere, and subclasses; whether
+    they compute the same is for the caller to find out.
     TypeError for anything else; ValueError, naming the path, for what is not supported.
     """
     name = class_name(module)
-    if name != "VisionTransformer" or not hasattr(module, "named_modules"):
+    alike = alike_among(module, ("VisionTransformer",))
+    known = name == "VisionTransformer" or (like_timm and alike)
+    if not known or not hasattr(module, "named_modules"):
         raise TypeError(
-            f"from_timm takes a timm VisionTransformer, got {name}; a wrapper's own "
-            "module (of torch.compile, DataParallel) has to be taken out first"
+            f"from_timm takes a timm VisionTransformer, got {name}; "
+            + (
+                TRY
+                if alike
+                else "a wrapper's own module (of torch.compile, DataParallel) has to "
+                "be taken out first"
+            )
         )
-    reader = Reader(module)
+    try:
+        return _read_options(Reader(module, like_timm))
+    except AttributeError as error:
+        if not like_timm:
+            raise
+        raise ValueError(f"from_timm: not built as timm's is: {error}") from None
+
+
+def _read_options(reader: Reader) -> dict[str, Any]:
+    module = reader.root
     reader.take("", "VisionTransformer")
     out = _patch_embed(reader)
     reader.width = out["embed_dim"]

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 # Where classes come from whose forward we reproduce: one of the same name elsewhere
 # (a subclass, a quantised or a parametrised layer) computes something else.
 _HOMES = ("timm.layers.", "timm.models.vision_transformer.", "torch.nn.modules.")
+
+# What to do about a copy of timm's classes.
+TRY = "like_timm=True takes a copy or a subclass whose outputs are timm's"
 
 _NORMS = {
     "LayerNorm": "layernorm",
@@ -31,16 +35,26 @@ def class_name(module: Any) -> str:
     return cls.__name__ if known else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def alike_among(module: Any, names: Collection[str]) -> str:
+    """The first of these names that the module's class, or a base of it, has."""
+    bare = (cls.__name__ for cls in type(module).__mro__)
+    return next((name for name in bare if name in names), "")
+
+
 def refuse(path: str, why: str) -> NoReturn:
     """ValueError that names the part and says what is wrong there."""
     raise ValueError(f"from_timm: {path or 'the model'}: {why}")
 
 
 class Reader:
-    """Walks a model by path, remembers what it saw, refuses what it does not know."""
+    """Walks a model by path, remembers what it saw, refuses what it does not know.
 
-    def __init__(self, root: Any) -> None:
+    like_timm: a class is known by its name or that of a base, wherever it comes from.
+    """
+
+    def __init__(self, root: Any, like_timm: bool = False) -> None:
         self.root = root
+        self.like_timm = like_timm
         self.modules: dict[str, Any] = dict(root.named_modules(remove_duplicate=False))
         self.seen: set[str] = set()
         self.width = 0
@@ -52,9 +66,13 @@ class Reader:
         self.seen.add(path)
         module = self.modules.get(path)
         name = "" if module is None else class_name(module)
+        alike = alike_among(module, allowed)
+        if name not in allowed and self.like_timm:
+            name = alike or name
         if name not in allowed:
             known = ", ".join(filter(None, allowed)) or "none"
-            refuse(path, f"{name or 'no module'}; supported here: {known}")
+            hint = f"; {TRY}" if alike else ""
+            refuse(path, f"{name or 'no module'}; supported here: {known}{hint}")
         if module is not None:
             self.check_untouched(path, module)
         return name
