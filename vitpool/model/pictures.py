@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..config import as_int
 from ..text import some
 from .answers import Class, Classification, Classifications, Embeddings
-from .copying import Copying
+from .constructor import Constructed
 from .parts import Float32
 from .pooling import Pooling
 
@@ -44,7 +44,7 @@ class _Options(TypedDict, total=False):
     errors: Errors
 
 
-class Pictures(Copying):
+class Pictures(Constructed):
     """The part of VisionTransformer that takes pictures."""
 
     def preprocess(self, images: Any, **kwargs: Any) -> Float32:
