@@ -27,7 +27,7 @@ _ACTS = {
 class _Node(NamedTuple):
     kind: str
     extra: str = ""
-    children: dict[str, _Node] = {}  # noqa: RUF012  never changed
+    children: dict[str, _Node] = {}
 
 
 _IDENTITY = _Node("Identity")
@@ -98,7 +98,7 @@ def _norm(spec: tuple[str, float] | None, width: int, wanted: bool = True) -> _N
 
 
 def _drops(*names: str) -> dict[str, _Node]:
-    return {name: _DROPOUT for name in names}
+    return dict.fromkeys(names, _DROPOUT)
 
 
 # -- the model --
