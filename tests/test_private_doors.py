@@ -327,6 +327,7 @@ def test_a_model_without_init_raises_and_nothing_else() -> None:
         lambda: bare.forward_head(np.zeros((1, 5, 32), "f4")),
         lambda: bare.pool(np.zeros((1, 5, 32), "f4")),
         lambda: bare.fc_norm(np.zeros((1, 32), "f4")),
+        lambda: bare._run_part("norm", np.zeros((1, 32), "f4")),
         lambda: bare.reset_classifier(3),
         lambda: bare._replace(None, {}),
         lambda: bare._commit(small(), small()),
@@ -402,6 +403,60 @@ def test_what_fc_norm_cannot_take_is_refused(
 ) -> None:
     with refused(error, "x must", model=model):
         model._snapshot().fc_norm(x)
+
+
+# -- _run_part --
+
+
+BAD_PARTS: dict[str, tuple[type[Exception], str, tuple[Any, ...]]] = {
+    "no path": (TypeError, "path must be a str, not int", (3, X)),
+    "NUL": (KeyError, "norm", ("norm\0", X)),
+    "surrogate": (KeyError, "", ("\ud800", X)),
+    "no such block": (KeyError, "blocks.2.attn", ("blocks.2.attn", X[0])),
+    "not alone": (KeyError, "'head_drop' that computes alone", ("head_drop", X)),
+    "a parameter": (KeyError, "norm.weight", ("norm.weight", X[0, 0])),
+    "width": (ValueError, "(..., 32), not (2, 31)", ("norm", np.ones((2, 31), "f4"))),
+    "no row": (ValueError, "(..., 32), not ()", ("norm", np.float32(1))),
+    "rows to attention": (ValueError, "(B, N, 32)", ("blocks.0.attn", X[0, 0])),
+    "no tokens": (ValueError, "from 1 to", ("blocks.0.attn", X[:, 0, :0])),
+    "integers": (TypeError, "x must", ("norm", np.ones((2, 32), int))),
+    "a size": (ValueError, "32 x 32", ("patch_embed", X[:, :, :16])),
+    "channels": (ValueError, "3 channels", ("patch_embed", X[:, :2])),
+    "no patch": (ValueError, "1 to 65536", ("patch_embed.proj", X[:, :, :8])),
+    "a mask": (ValueError, "norm takes no mask", ("norm", X, np.ones((4, 4), bool))),
+    "causal": (ValueError, "head takes no mask", ("head", X, None, True)),
+    "two masks": (
+        ValueError,
+        "one or the other",
+        ("blocks.0.attn", X[:, 0], np.ones((32, 32), bool), True),
+    ),
+    "a short mask": (
+        ValueError,
+        "attn_mask",
+        ("blocks.0.attn", X[:, 0], np.ones((3, 3), bool)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PARTS)
+def test_parts_that_cannot_run_alone_are_refused(model: Any, name: str) -> None:
+    error, words, arguments = BAD_PARTS[name]
+    with refused(error, words, model=model):
+        model._run_part(*arguments)
+
+
+def test_rows_of_a_part_have_any_leading_shape(model: Any) -> None:
+    rows = recipe.picture((2, 3, 5, 32))
+    for path, width in [("norm", 32), ("head", 10), ("blocks.0.mlp", 32)]:
+        want = model._run_part(path, rows)
+        assert want.shape == (2, 3, 5, width)
+        for one in (rows[1, 2, 3], rows[1:, :, 2], rows[:, :0]):
+            assert model._run_part(path, one).shape == (*one.shape[:-1], width)
+        assert model._run_part(path, rows[1, 2, 3]).tobytes() == want[1, 2, 3].tobytes()
+        assert model._run_part(path, rows[:, ::2]).tobytes() == want[:, ::2].tobytes()
+    number = model._run_part("blocks.0.mlp.act", np.float32(0.5))
+    assert number.shape == ()
+    assert 0.34 < number < 0.35
 
 
 # -- the module's functions --

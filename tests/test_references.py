@@ -90,6 +90,12 @@ WORKS: dict[str, Call] = {
     "taps": lambda m, a: m.forward_intermediates(a["x"]),
     "profile": lambda m, a: m.profile(a["x"]),
     "head": lambda m, a: (m.forward_head(a["tokens"]), m.pool(a["tokens"], "max")),
+    "parts": lambda m, a: (
+        m._run_part("patch_embed", a["half"]),
+        m._run_part("blocks.0.attn", a["tokens"], a["seen"]),
+        m._run_part("attn_pool", a["tokens"]),
+        m._run_part("norm", a["tokens"]),
+    ),
     "load": lambda m, a: m.load_state_dict({KEY: a["weight"]}, strict=False),
     "reset": lambda m, a: m.reset_classifier(7),
     "resize": lambda m, a: (m.set_input_size(64), m.set_input_size(32)),
@@ -126,6 +132,16 @@ REFUSED: dict[str, Call] = {
     "maps of no pool": lambda m, a: in_core(m, global_pool="avg")._run(
         a["x"], 3, maps=[(0, 0), (-1, 0)]
     ),
+    "a part of no path": lambda m, a: m._run_part("blocks.9.attn", a["tokens"]),
+    "a part of half a path": lambda m, a: m._run_part("\ud800", a["tokens"]),
+    "a part of images": lambda m, a: m._run_part("patch_embed", a["wide"]),
+    "a part of tokens": lambda m, a: m._run_part("attn_pool", a["narrow"]),
+    "a part of rows": lambda m, a: m._run_part("norm", a["narrow"]),
+    "a part of numbers": lambda m, a: m._run_part("blocks.0.mlp.act", a["integers"]),
+    "a part with a short mask": lambda m, a: m._run_part(
+        "blocks.0.attn", a["tokens"], a["short"]
+    ),
+    "a part without a mask": lambda m, a: m._run_part("norm", a["tokens"], a["seen"]),
     "tokens of another width": lambda m, a: m.forward_head(a["narrow"]),
     "tokens of no rank": lambda m, a: m.pool(a["x"]),
     "no tokens": lambda m, a: m.forward_head(),
@@ -248,6 +264,7 @@ def test_a_change_that_comes_too_late_keeps_nothing() -> None:
 
 BARE: dict[str, Callable[[Any], object]] = {
     "_run": lambda m: m._run(X, 3),
+    "_run_part": lambda m: m._run_part("norm", np.ones((1, 32), np.float32)),
     "forward_head": lambda m: m.forward_head(np.ones((1, 5, 32), np.float32)),
     "pool": lambda m: m.pool(np.ones((1, 5, 32), np.float32)),
     "reset_classifier": lambda m: m.reset_classifier(3),

@@ -134,9 +134,9 @@ static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
     });
 }
 
-/* x += ls * proj(attention(qkv(a))), or as `finish` says. a is overwritten. */
-static void attn_forward(vp_pass *pass, const vp_attn *attn, bool token_only,
-                         vp_finish finish, float *weights)
+/* finish = proj(attention(qkv(a))) */
+void vp_module_attn(vp_pass *pass, const vp_attn *attn, bool token_only,
+                    vp_finish finish, float *weights)
 {
     const vp_config *c = pass->config;
     const size_t n = pass->tokens, m = pass->batch * n;
@@ -204,6 +204,13 @@ static void fc2(vp_pass *pass, const vp_mlp *mlp, size_t m, const float *h, size
                 vp_module_linear(pass, &mlp->fc2, 0, m, h, ldh, &finish));
 }
 
+void vp_module_mlp(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, size_t m,
+                   const float *a, size_t lda, vp_finish finish)
+{
+    vp_module_mlp_hidden(pass, mlp, kind, m, a, lda, pass->h, pass->ldh);
+    fc2(pass, mlp, m, pass->h, pass->ldh, finish);
+}
+
 /* -- blocks -- */
 
 /* out = residual + ls * (...) */
@@ -257,8 +264,8 @@ static void block(vp_pass *pass, const vp_block *b, vp_last last)
     const size_t rows = token_only ? pass->batch : m;
     const size_t ld = token_only ? pass->tokens * ldx : ldx;
     vp_module_norm(pass, &b->norm1[0], m, pass->a, ldx, pass->x, ldx);
-    attn_forward(pass, &b->attn[0], token_only,
-                 residual(b->ls1[0], pass->x, ld, pass->x, ld), vp_pass_map(pass, 0));
+    vp_module_attn(pass, &b->attn[0], token_only,
+                   residual(b->ls1[0], pass->x, ld, pass->x, ld), vp_pass_map(pass, 0));
     vp_pass_tap(pass, VP_PLACE_ATTN);
     vp_module_norm(pass, &b->norm2[0], rows, pass->a, ldx, pass->x, ld);
     vp_module_mlp_hidden(pass, &b->mlp[0], pass->config->mlp, rows, pass->a, ldx,
@@ -286,14 +293,13 @@ static void res_post_block(vp_pass *pass, const vp_block *b)
 {
     const size_t ld = pass->ldx, m = pass->batch * pass->tokens;
     vp_module_copy(pass, m, pass->a, ld, pass->x, ld);
-    attn_forward(pass, &b->attn[0], false, residual(NULL, pass->t, ld, NULL, 0),
-                 vp_pass_map(pass, 0));
+    vp_module_attn(pass, &b->attn[0], false, residual(NULL, pass->t, ld, NULL, 0),
+                   vp_pass_map(pass, 0));
     vp_module_norm(pass, &b->norm1[0], m, pass->t, ld, pass->t, ld);
     add_rows(pass, pass->t);
     vp_pass_tap(pass, VP_PLACE_ATTN);
-    vp_module_mlp_hidden(pass, &b->mlp[0], pass->config->mlp, m, pass->x, ld, pass->h,
-                         pass->ldh);
-    fc2(pass, &b->mlp[0], m, pass->h, pass->ldh, residual(NULL, pass->t, ld, NULL, 0));
+    vp_module_mlp(pass, &b->mlp[0], pass->config->mlp, m, pass->x, ld,
+                  residual(NULL, pass->t, ld, NULL, 0));
     vp_module_norm(pass, &b->norm2[0], m, pass->t, ld, pass->t, ld);
     add_rows(pass, pass->t);
 }
@@ -304,18 +310,16 @@ static void things_block(vp_pass *pass, const vp_block *b)
     const size_t ld = pass->ldx, m = pass->batch * pass->tokens;
     for (size_t i = 0; i < 2; i++) {
         vp_module_norm(pass, &b->norm1[i], m, pass->a, ld, pass->x, ld);
-        attn_forward(pass, &b->attn[i], false,
-                     residual(b->ls1[i], pass->t, ld, i > 0 ? pass->t : NULL, ld),
-                     vp_pass_map(pass, i));
+        vp_module_attn(pass, &b->attn[i], false,
+                       residual(b->ls1[i], pass->t, ld, i > 0 ? pass->t : NULL, ld),
+                       vp_pass_map(pass, i));
     }
     add_rows(pass, pass->t);
     vp_pass_tap(pass, VP_PLACE_ATTN);
     for (int i = 0; i < 2; i++) {
         vp_module_norm(pass, &b->norm2[i], m, pass->a, ld, pass->x, ld);
-        vp_module_mlp_hidden(pass, &b->mlp[i], pass->config->mlp, m, pass->a, ld,
-                             pass->h, pass->ldh);
-        fc2(pass, &b->mlp[i], m, pass->h, pass->ldh,
-            residual(b->ls2[i], pass->t, ld, i > 0 ? pass->t : NULL, ld));
+        vp_module_mlp(pass, &b->mlp[i], pass->config->mlp, m, pass->a, ld,
+                      residual(b->ls2[i], pass->t, ld, i > 0 ? pass->t : NULL, ld));
     }
     add_rows(pass, pass->t);
 }

@@ -91,6 +91,28 @@ void vp_module_linear(vp_pass *pass, const vp_linear *linear, size_t part, size_
 void vp_module_mlp_hidden(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, size_t m,
                           const float *a, size_t lda, float *h, size_t ldh);
 
+/* finish = mlp(a), m rows; pass->h is overwritten. */
+void vp_module_mlp(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, size_t m,
+                   const float *a, size_t lda, vp_finish finish);
+
+/* finish = attn(pass->a), which is overwritten, as pass->qkv is. With token_only, for the
+ * first token of each image alone: B rows. weights: see vp_pass_map. */
+void vp_module_attn(vp_pass *pass, const vp_attn *attn, bool token_only,
+                    vp_finish finish, float *weights);
+
+/* x[B][skip + patches] = norm(proj(images)), rows ldx apart; the first `skip` rows of each
+ * image are left alone. norm: NULL, or the embedding's. side: rows and columns of patches.
+ * (model/run.c) */
+void vp_module_patches(vp_pass *pass, const size_t side[2], size_t skip,
+                       const vp_norm *norm, float *x, size_t ldx);
+
+/* One chunk of the request's part. (model/part.c) */
+void vp_part_forward(vp_pass *pass);
+
+/* Can the request's part run? Its tokens go to *tokens. VP_ERR_VALUE, VP_ERR_KEY. */
+vp_status vp_part_check(const vp_vit *vit, const vp_forward *f, size_t *tokens,
+                        vp_error *err);
+
 /* What the last block may leave out. */
 typedef enum {
     VP_LAST_ALL,    /* nothing: every token's output is wanted */

@@ -11,19 +11,16 @@ const char *const vp_place_names[VP_PLACE_COUNT] = {
 #undef VP_PLACE_NAME
 };
 
-/* x = norm_pre(pos_embed(patch_embed(images))) */
-static void embed(vp_pass *pass)
+void vp_module_patches(vp_pass *pass, const size_t side[2], size_t skip,
+                       const vp_norm *norm, float *x, size_t ldx)
 {
-    const vp_vit *vit = pass->vit;
+    const vp_linear *proj = &pass->vit->patch_proj;
     const vp_config *c = pass->config;
     const vp_forward *f = pass->request;
     const float *images = f->images + pass->start * c->in_chans * f->height * f->width;
-    size_t side[2];
-    vp_error err; /* vp_vit_check_forward has asked before */
-    (void)vp_vit_check_size(vit, f->height, f->width, side, &err);
     const vp_patch_grid grid = {c->in_chans,      f->height, f->width, c->patch_size[0],
                                 c->patch_size[1], side[0],   side[1]};
-    const size_t prefix = vp_config_prefix(c), patches = side[0] * side[1];
+    const size_t patches = side[0] * side[1];
     const size_t k = c->in_chans * c->patch_size[0] * c->patch_size[1];
     const size_t ldpatch = vp_row_stride(k);
     VP_PROFILED(
@@ -31,16 +28,30 @@ static void embed(vp_pass *pass)
         2.0 * (double)(pass->batch * patches) * (double)(k * c->embed_dim), {
             vp_patch_rows(&pass->run, &grid, pass->batch, pass->h, ldpatch, images);
             for (size_t b = 0; b < pass->batch; b++) {
-                float *x = pass->x + (b * pass->tokens + prefix) * pass->ldx;
-                vp_finish finish = vp_module_finish(&vit->patch_proj, x, pass->ldx);
-                vp_module_linear(pass, &vit->patch_proj, 0, patches,
+                float *rows = x + (b * (skip + patches) + skip) * ldx;
+                vp_finish finish = vp_module_finish(proj, rows, ldx);
+                vp_module_linear(pass, proj, 0, patches,
                                  pass->h + b * patches * ldpatch, ldpatch, &finish);
-                vp_module_norm(pass, &vit->patch_norm, patches, x, pass->ldx, x,
-                               pass->ldx);
+                if (norm != NULL) {
+                    vp_module_norm(pass, norm, patches, rows, ldx, rows, ldx);
+                }
             }
         });
+}
+
+/* x = norm_pre(pos_embed(patch_embed(images))) */
+static void embed(vp_pass *pass)
+{
+    const vp_vit *vit = pass->vit;
+    const vp_config *c = pass->config;
+    const vp_forward *f = pass->request;
+    const size_t prefix = vp_config_prefix(c);
+    size_t side[2];
+    vp_error err; /* vp_vit_check_forward has asked before */
+    (void)vp_vit_check_size(vit, f->height, f->width, side, &err);
+    vp_module_patches(pass, side, prefix, &vit->patch_norm, pass->x, pass->ldx);
     const vp_tokens tokens = {
-        .patches = patches,
+        .patches = side[0] * side[1],
         .prefix = prefix,
         .width = c->embed_dim,
         .prefix_tokens = {vit->cls_token != NULL ? vit->cls_token->plain : NULL,
@@ -284,6 +295,9 @@ vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *f, size_t *t
                                vp_error *err)
 {
     const vp_config *c = &vit->config;
+    if (f->part != NULL) {
+        return vp_part_check(vit, f, tokens, err);
+    }
     if (f->images != NULL) {
         size_t grid[2];
         if (vp_vit_check_size(vit, f->height, f->width, grid, err) != VP_OK) {
@@ -343,7 +357,7 @@ vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
                 mask.allowed != NULL ? mask.allowed + pass.start * mask.batch : NULL;
             pass.mask = &mask;
         }
-        run_chunk(&pass);
+        (f->part != NULL ? vp_part_forward : run_chunk)(&pass);
     }
     if (f->profile != NULL) {
         f->profile->total += vp_profile_now() - start;

@@ -155,12 +155,34 @@ typedef struct {
     size_t first, depth; /* blocks [first, depth) run */
     vp_output output;
     float *out;
+    /* NULL, or the path of a module that runs alone: images or tokens (B, num_tokens, in)
+     * go into it, `out` gets what vp_vit_part says. Then no field but mask is read further:
+     * first, depth, output, taps, maps are not. */
+    const char *part;
     const vp_tap *taps;
     size_t num_taps;
     const vp_map *maps;
     size_t num_maps;
     vp_profile *profile; /* or NULL */
 } vp_forward;
+
+/* What goes into a module that runs alone, and what comes out of it. */
+typedef enum {
+    VP_PART_EACH,   /* (B, N, 1) to (B, N, 1), each number for itself */
+    VP_PART_ROWS,   /* (B, N, in) to (B, N, out), each row for itself */
+    VP_PART_TOKENS, /* the same, an image's rows together; it takes a mask */
+    VP_PART_POOL,   /* (B, N, in) to (B, out) */
+    VP_PART_IMAGES, /* images to (B, patches, out) */
+} vp_part_shape;
+
+/* How the module of that path runs alone. in, out: numbers of a row. VP_ERR_KEY: nothing of
+ * that path computes alone. (model/part.c) */
+typedef struct {
+    vp_part_shape shape;
+    size_t in, out;
+} vp_part_info;
+vp_status vp_vit_part(const vp_vit *vit, const char *path, vp_part_info *info,
+                      vp_error *err);
 
 /* Can the model run this? VP_ERR_VALUE says what it cannot. N goes to *tokens. No array is
  * read or written, so a caller may ask before it makes those for the outputs. */
@@ -176,8 +198,8 @@ vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
  * the pool; tokens: N of the image. */
 void vp_vit_map_shape(const vp_vit *vit, size_t tokens, size_t block, size_t shape[3]);
 
-/* Runs it; outputs are written on success only. VP_ERR_VALUE as vp_vit_check_forward,
- * VP_ERR_MEMORY. Thread-safe. */
+/* Runs it; outputs are written on success only. VP_ERR_VALUE and, for a part, VP_ERR_KEY as
+ * vp_vit_check_forward, VP_ERR_MEMORY. Thread-safe. */
 vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
                          const vp_forward *forward, vp_error *err);
 

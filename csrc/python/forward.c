@@ -45,27 +45,33 @@ static void request_free(request *r)
     PyMem_Free(r->maps);
 }
 
-/* The images: four dimensions, the model's channels; vp_vit_check_forward sees to sizes. */
-static int take_images(request *r, PyObject *x)
+PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x)
 {
-    const vp_config *c = vp_vit_config(r->vit);
+    const vp_config *c = vp_vit_config(vit);
     char axes[64], size[48] = "H, W";
     if (!c->dynamic_img_size) {
         (void)snprintf(size, sizeof size, "%zu, %zu", c->img_size[0], c->img_size[1]);
     }
     (void)snprintf(axes, sizeof axes, "(B, %zu, %s)", c->in_chans, size);
-    r->x = vp_array_from(x, "x", 4, axes);
-    if (r->x == NULL) {
-        return -1;
-    }
-    const npy_intp *shape = PyArray_DIMS(r->x);
-    if ((size_t)shape[1] != c->in_chans) {
+    PyArrayObject *images = vp_array_from(x, "x", 4, axes);
+    const npy_intp *shape = images != NULL ? PyArray_DIMS(images) : NULL;
+    if (images != NULL && (size_t)shape[1] != c->in_chans) {
         PyErr_Format(PyExc_ValueError,
                      "x must have shape %s, %zu channels, not (%zd, %zd, %zd, %zd)",
                      axes, c->in_chans, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1],
                      (Py_ssize_t)shape[2], (Py_ssize_t)shape[3]);
+        Py_CLEAR(images);
+    }
+    return images;
+}
+
+static int take_images(request *r, PyObject *x)
+{
+    r->x = vp_images_from(r->vit, x);
+    if (r->x == NULL) {
         return -1;
     }
+    const npy_intp *shape = PyArray_DIMS(r->x);
     r->forward.images = PyArray_DATA(r->x);
     r->forward.batch = (size_t)shape[0];
     r->forward.height = (size_t)shape[2];

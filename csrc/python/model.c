@@ -302,6 +302,7 @@ static PyMethodDef methods[] = {
     {"release_workspace", model_release_workspace, METH_NOARGS, release_workspace_doc},
     {"_grid", model_grid, METH_VARARGS, check_size_doc},
     {"_run", KEYWORDS(vp_model_run), METH_VARARGS | METH_KEYWORDS, vp_model_run_doc},
+    {"_run_part", vp_model_part, METH_VARARGS, vp_model_part_doc},
     {"forward_head", KEYWORDS(vp_model_forward_head), METH_VARARGS | METH_KEYWORDS,
      vp_model_forward_head_doc},
     {"fc_norm", vp_model_fc_norm, METH_O, vp_model_fc_norm_doc},
