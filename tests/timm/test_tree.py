@@ -15,7 +15,7 @@ from test_all_163 import NAMES, on_meta
 from test_random_configs import configuration, show
 
 from vitpool.config import resolve
-from vitpool.model.tree import folded, tree
+from vitpool.model.tree import folded, tree, within
 from vitpool.registry.create import plan_model
 
 
@@ -53,7 +53,7 @@ def check(options: dict[str, Any], model: Any) -> None:
     ]
     assert found == expected
     for path, module in model.named_modules():
-        assert folded(ours, path) == by_default(timms_text(module))
+        assert folded(within(ours, path)) == by_default(timms_text(module))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -114,13 +114,6 @@ class Copying(Facts):
             "memory": f"{now.memory_bytes()['weights'] / 1e6:.1f} MB",
         }
 
-    def __repr__(self) -> str:
-        facts = self._facts()
-        name = facts.pop("architecture")
-        rows = "\n".join(f"  {k}: {v}" for k, v in facts.items())
-        head = name if name == "VisionTransformer" else f"VisionTransformer {name}"
-        return f"{head}(\n{rows}\n)"
-
     def _repr_html_(self) -> str:
         import html
 

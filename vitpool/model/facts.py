@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
 from ..config import arguments_of
 from ..text import did_you_mean
 from .parts import (
-    FcNorm,
+    AttentionPoolLatent,
+    Block,
+    Dropout,
     Float32,
     HasParts,
-    Module,
+    Identity,
+    LayerNorm,
+    Linear,
     PatchEmbed,
+    Sequential,
     exchange,
     prefix_tokens_of,
 )
@@ -30,20 +35,6 @@ class Facts(HasParts):
         self._pos_embeds: dict[tuple[int, tuple[int, int]], Float32] = {}
 
     # -- parameters --
-
-    def state_dict(self) -> dict[str, Float32]:
-        """Every parameter by timm's key, as new float32 arrays."""
-        now = self._snapshot()
-        arrays = {name: now.get_parameter(name) for name in now.param_shapes()}
-        for array in arrays.values():
-            array.flags.writeable = True  # it is the caller's own copy
-        return arrays
-
-    def named_parameters(self) -> Iterator[tuple[str, Float32]]:
-        """(name, new read-only array) of every parameter, in timm's order."""
-        now = self._snapshot()
-        for name in now.param_shapes():
-            yield name, now.get_parameter(name)
 
     def get_parameter(self, target: str) -> Float32:
         """The parameter of this dotted name, e.g. 'blocks.0.attn.qkv.weight'.
@@ -77,58 +68,88 @@ class Facts(HasParts):
 
     @property
     def cls_token(self) -> Float32 | None:
-        """(1, 1, C), or None."""
+        """(1, 1, C), or None; assigning an array loads it."""
         return self._array("cls_token")
+
+    @cls_token.setter
+    def cls_token(self, value: Any) -> None:
+        self._load("cls_token", value)
 
     @property
     def reg_token(self) -> Float32 | None:
-        """(1, reg_tokens, C), or None."""
+        """(1, reg_tokens, C), or None; assigning an array loads it."""
         return self._array("reg_token")
+
+    @reg_token.setter
+    def reg_token(self, value: Any) -> None:
+        self._load("reg_token", value)
 
     @property
     def pos_embed(self) -> Float32 | None:
-        """(1, N, C), or None."""
+        """(1, N, C), or None; assigning an array loads it."""
         return self._array("pos_embed")
+
+    @pos_embed.setter
+    def pos_embed(self, value: Any) -> None:
+        self._load("pos_embed", value)
+
+    # -- parts, of the classes that timm's defaults give; see Module --
 
     @property
     def patch_embed(self) -> PatchEmbed:
         """The patch embedding: sizes and proj."""
-        return self._part("patch_embed", PatchEmbed)
+        return cast("PatchEmbed", self._part("patch_embed"))
 
     @property
-    def norm_pre(self) -> Module:
-        """The norm before the blocks."""
-        return self._part("norm_pre", Module)
+    def pos_drop(self) -> Dropout:
+        """What follows the position embedding: nothing, at inference."""
+        return cast("Dropout", self._part("pos_drop"))
 
     @property
-    def blocks(self) -> Module:
-        """The blocks, by index."""
-        return self._part("blocks", Module)
+    def patch_drop(self) -> Identity:
+        """What drops patches: nothing, at inference."""
+        return cast("Identity", self._part("patch_drop"))
 
     @property
-    def norm(self) -> Module:
-        """The norm after the blocks."""
-        return self._part("norm", Module)
+    def norm_pre(self) -> LayerNorm:
+        """The norm before the blocks, or Identity."""
+        return cast("LayerNorm", self._part("norm_pre"))
 
     @property
-    def fc_norm(self) -> FcNorm:
-        """The norm after the pool; it can be called on (B, C)."""
-        return self._part("fc_norm", FcNorm)
+    def blocks(self) -> Sequential[Block]:
+        """The blocks, by index and as slices."""
+        return cast("Sequential[Block]", self._part("blocks"))
 
     @property
-    def head(self) -> Module:
-        """The classifier: one object until reset_classifier makes another."""
-        return self._part("head", Module)
+    def norm(self) -> LayerNorm:
+        """The norm after the blocks, or Identity."""
+        return cast("LayerNorm", self._part("norm"))
 
-    def get_classifier(self) -> Module:
+    @property
+    def fc_norm(self) -> LayerNorm:
+        """The norm after the pool, or Identity."""
+        return cast("LayerNorm", self._part("fc_norm"))
+
+    @property
+    def head_drop(self) -> Dropout:
+        """What precedes the classifier: nothing, at inference."""
+        return cast("Dropout", self._part("head_drop"))
+
+    @property
+    def head(self) -> Linear:
+        """The classifier, or Identity: one object until another takes its place."""
+        return cast("Linear", self._part("head"))
+
+    def get_classifier(self) -> Linear:
         """The classifier, model.head."""
         return self.head
 
     @property
-    def attn_pool(self) -> Module | None:
+    def attn_pool(self) -> AttentionPoolLatent | None:
         """The attention pool: one object for as long as the pool lives, or None."""
         with exchange:
-            return self._part("attn_pool", Module) if self._pool_serial != 0 else None
+            has = self._pool_serial != 0
+            return cast("AttentionPoolLatent", self._part("attn_pool")) if has else None
 
     # -- facts --
 

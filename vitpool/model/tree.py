@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from textwrap import indent
 from typing import Any, NamedTuple
 
 from ..config import all_arguments_of
@@ -57,27 +58,44 @@ def _walk(node: _Node, path: str) -> Iterator[tuple[str, _Node]]:
         yield from _walk(child, f"{path}.{name}" if path else name)
 
 
-def folded(modules: Mapping[str, tuple[str, str]], path: str) -> str:
-    """torch's text of the module at `path`; equal items that follow each other are one
-    line, as in torch's ModuleList: ``(0-11): 12 x Block(...)``."""
-    start = f"{path}." if path else ""
-    names = [p[len(start) :] for p in modules if p.startswith(start) and p != path]
-    rows: list[tuple[str, str, str]] = []  # first name, last name, text
-    for name in (n for n in names if "." not in n):
-        text = folded(modules, start + name)
-        if rows and name.isdigit() and rows[-1][2] == text:
-            rows[-1] = (rows[-1][0], name, text)
-        else:
-            rows.append((name, name, text))
-    kind, extra = modules[path]
-    lines = [extra] if extra and rows else []
-    for first, last, text in rows:
-        count = int(last) - int(first) + 1 if first != last else 1
-        label = f"({first}): " if count == 1 else f"({first}-{last}): {count} x "
-        lines.append(label + text.replace("\n", "\n  "))
-    if not rows:
-        return f"{kind}({extra})"
-    return f"{kind}(\n  " + "\n  ".join(lines) + "\n)"
+def folded(modules: Mapping[str, tuple[str, str]]) -> str:
+    """torch's text of the module at '', with those below it; equal items that follow
+    each other are one line, as in a ModuleList: ``(0-11): 12 x Block(...)``."""
+    below: dict[str, list[str]] = {}
+    for path in modules:
+        if path:
+            below.setdefault(path.rpartition(".")[0], []).append(path)
+
+    def text(path: str) -> str:
+        rows: list[tuple[str, str, str]] = []  # first name, last name, text
+        for child in below.get(path, ()):
+            name, shown = child.rpartition(".")[2], text(child)
+            if rows and name.isdigit() and rows[-1][2] == shown:
+                rows[-1] = (rows[-1][0], name, shown)
+            else:
+                rows.append((name, name, shown))
+        kind, extra = modules[path]
+        if not rows:
+            return f"{kind}({extra})"
+        lines = [extra] if extra else []
+        for first, last, shown in rows:
+            count = int(last) - int(first) + 1 if first != last else 1
+            label = f"({first}): " if count == 1 else f"({first}-{last}): {count} x "
+            lines.append(label + shown)
+        return f"{kind}(\n" + indent("\n".join(lines), "  ") + "\n)"
+
+    return text("")
+
+
+def within(
+    modules: Mapping[str, tuple[str, str]], path: str
+) -> dict[str, tuple[str, str]]:
+    """The module at `path` and those below it, by their paths from there."""
+    if not path:
+        return dict(modules)
+    start = f"{path}."
+    below = {p[len(start) :]: m for p, m in modules.items() if p.startswith(start)}
+    return {"": modules[path], **below}
 
 
 # -- layers --
