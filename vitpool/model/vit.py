@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex, overload
 
+import numpy as np
+
 from .. import _core
 from ..config import Pool, as_pair
 from ..text import some
@@ -248,6 +250,46 @@ class VisionTransformer(Pictures):
             fresh="head",
         )
 
+    def set_head(
+        self,
+        weight: Any,
+        bias: Any = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """A classifier of these numbers, e.g. of a linear probe; the pool is kept.
+
+        weight: (K, C) for K classes, as torch's and scikit-learn's ``coef_``; bias:
+        (K,), zeros where None. labels: K names, which pretrained_cfg then has; None:
+        it stays as it is. A call that raises changes nothing.
+
+        ValueError: a shape or a number of labels that does not fit. TypeError: no
+        array of floats, or labels that are not strings.
+        """
+        width = self.embed_dim
+        rows = _core.as_float32(weight, "weight")
+        if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+            raise ValueError(
+                f"weight must have shape (K, {width}), a row for each class, "
+                f"not {rows.shape}"
+            )
+        count = len(rows)
+        if bias is None:
+            bias = np.zeros(count, np.float32)
+        offsets = _core.as_float32(bias, "bias")
+        if offsets.shape != (count,):
+            raise ValueError(f"bias must have shape ({count},), not {offsets.shape}")
+        names = None if labels is None else _label_names(labels, count)
+
+        def put(model: _core.VisionTransformer) -> None:
+            model.reset_classifier(count, None)
+            model._replace(None, {"head.weight": rows, "head.bias": offsets})
+
+        self._change(put, fresh="head")
+        if names is not None:
+            cfg = {**self._pretrained_cfg, "num_classes": count, "label_names": names}
+            cfg.pop("label_descriptions", None)
+            self._pretrained_cfg = cfg
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
@@ -324,3 +366,15 @@ class VisionTransformer(Pictures):
             return taken
 
         return self._change(prune)
+
+
+def _label_names(labels: Sequence[str], count: int) -> list[str]:
+    if isinstance(labels, str) or not hasattr(labels, "__iter__"):
+        raise TypeError(f"labels must be a list of names, not {labels!r}")
+    names = list(labels)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"labels must be strings, not {type(name).__name__}")
+    if len(names) != count:
+        raise ValueError(f"labels must be {count} names, one a class, not {len(names)}")
+    return names
