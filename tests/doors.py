@@ -44,6 +44,16 @@ def _load(model: Any, bias: Any) -> np.ndarray:
     return np.array(model.head.bias)
 
 
+def _assign(model: Any, bias: Any) -> np.ndarray:
+    model.head.bias = bias
+    return np.array(model.head.bias)
+
+
+def _set_head(model: Any, weight: Any) -> np.ndarray:
+    model.set_head(weight)
+    return np.array(model.head.weight)
+
+
 def _build(model: Any, bias: Any) -> np.ndarray:
     weights = recipe.weights(model.param_shapes()) | {"head.bias": bias}
     options = BASE | {"global_pool": "avg"}
@@ -70,6 +80,16 @@ DOORS = {
     "forward_head": Door("x", TOKENS, lambda m, x: m.forward_head(x)),
     "pool": Door("x", TOKENS, lambda m, x: m.pool(x)),
     "fc_norm": Door("x", TOKENS[:, 0], lambda m, x: m.fc_norm(x)),
+    "patch_embed": Door("x", X, lambda m, x: m.patch_embed(x)),
+    "proj": Door("x", X, lambda m, x: m.patch_embed.proj(x)),
+    "a block": Door("x", TOKENS, lambda m, x: m.blocks[0](x)),
+    "blocks": Door("x", TOKENS, lambda m, x: m.blocks(x)),
+    "attention": Door("x", TOKENS, lambda m, x: m.blocks[0].attn(x)),
+    "attention's mask": Door(
+        "attn_mask",
+        recipe.picture((5, 5)),
+        lambda m, mask: m.blocks[0].attn(TOKENS, attn_mask=mask),
+    ),
     "attn_mask": Door(
         "attn_mask", recipe.picture((5, 5)), lambda m, mask: m(X, attn_mask=mask)
     ),
@@ -77,6 +97,8 @@ DOORS = {
         "pos_embed", TOKENS[:1], lambda m, p: m._run(X, 3, pos_embed=p)[0]
     ),
     "load_state_dict": Door("head.bias", recipe.picture((10,)), _load),
+    "assigned": Door("head.bias", recipe.picture((10,)), _assign),
+    "set_head": Door("weight", recipe.picture((10, 32)), _set_head),
     "weights": Door("head.bias", recipe.picture((10,)), _build),
 }
 

@@ -82,6 +82,18 @@ def test_a_linear_layer_is_a_product(model: Any) -> None:
         assert part(TOKENS[0, 0]).tobytes() == part(TOKENS)[0, 0].tobytes()
 
 
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_a_norm_is_its_formula(norm: str) -> None:
+    part = small(global_pool="avg", norm_layer=norm).fc_norm
+    rows = TOKENS[:, 0].astype("f8")
+    if norm == "layernorm":
+        rows = rows - rows.mean(1, keepdims=True)
+    want = rows / np.sqrt((rows**2).mean(1, keepdims=True) + 1e-6) * part.weight
+    want = want + (part.bias if norm == "layernorm" else 0)
+    np.testing.assert_allclose(part(TOKENS[:, 0]), want, rtol=1e-5, atol=1e-6)
+    assert part(TOKENS[:0]).shape == (0, 5, 32)
+
+
 def test_a_convolution_gives_maps(model: Any) -> None:
     maps = model.patch_embed.proj(X)
     assert maps.shape == (2, 32, 2, 2)

@@ -326,7 +326,6 @@ def test_a_model_without_init_raises_and_nothing_else() -> None:
         lambda: bare._run(X, LOGITS),
         lambda: bare.forward_head(np.zeros((1, 5, 32), "f4")),
         lambda: bare.pool(np.zeros((1, 5, 32), "f4")),
-        lambda: bare.fc_norm(np.zeros((1, 32), "f4")),
         lambda: bare._run_part("norm", np.zeros((1, 32), "f4")),
         lambda: bare.reset_classifier(3),
         lambda: bare._replace(None, {}),
@@ -364,45 +363,6 @@ def test_parameters_are_found_in_any_order(model: Any) -> None:
         assert same(
             {n: core.get_parameter(n) for n in order}, {n: state[n] for n in order}
         )
-
-
-# -- fc_norm --
-
-
-@pytest.mark.parametrize("options", [{"fc_norm": True}, {"fc_norm": False}])
-def test_fc_norm_is_what_precedes_the_head(options: Any) -> None:
-    model = small(global_pool="avg", **options)
-    core = model._snapshot()
-    pooled = recipe.picture((3, 32))
-    want = pooled
-    if options["fc_norm"]:
-        mean = pooled.mean(1, dtype=np.float64, keepdims=True)
-        std = np.sqrt(pooled.var(1, dtype=np.float64, keepdims=True) + 1e-6)
-        want = (pooled - mean) / std * model.fc_norm.weight + model.fc_norm.bias
-    got = core.fc_norm(pooled)
-    assert got is not pooled
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    assert got.tobytes() == model.fc_norm(pooled).tobytes()
-    assert core.fc_norm(pooled[:0]).shape == (0, 32)
-    assert core.fc_norm(pooled.astype(np.float64)[:, ::-1]).shape == (3, 32)
-
-
-@pytest.mark.parametrize(
-    ("error", "x"),
-    [
-        (ValueError, np.zeros((1, 31), "f4")),
-        (ValueError, np.zeros(32, "f4")),
-        (ValueError, np.zeros((1, 1, 32), "f4")),
-        (TypeError, np.zeros((1, 32), int)),
-        (TypeError, None),
-    ],
-)
-def test_what_fc_norm_cannot_take_is_refused(
-    model: Any, error: type[Exception], x: Any
-) -> None:
-    with refused(error, "x must", model=model):
-        model._snapshot().fc_norm(x)
 
 
 # -- _run_part --

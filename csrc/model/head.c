@@ -123,16 +123,6 @@ vp_status vp_vit_forward_head(const vp_vit *vit, vp_workspaces *workspaces,
     return over_tokens(vit, workspaces, tokens, batch, n, &step, err);
 }
 
-void vp_vit_fc_norm(const vp_vit *vit, const float *x, size_t batch, float *out)
-{
-    const size_t width = vit->config.embed_dim;
-    vp_pass pass = {.vit = vit, .config = &vit->config}; /* a norm needs no scratch */
-    (void)vp_team_open(&pass.team);
-    pass.run = (vp_run){.team = &pass.team, .kernels = vp_kernels_get()};
-    vp_module_norm(&pass, &vit->fc_norm, batch, out, width, x, width);
-    vp_team_close(&pass.team);
-}
-
 vp_status vp_vit_pool(const vp_vit *vit, vp_workspaces *workspaces, const float *tokens,
                       size_t batch, size_t n, vp_pool pool, float *out, vp_error *err)
 {

@@ -211,9 +211,6 @@ vp_status vp_vit_forward_head(const vp_vit *vit, vp_workspaces *workspaces,
                               const float *tokens, size_t batch, size_t n,
                               vp_output output, float *out, vp_error *err);
 
-/* out[B][C] = fc_norm(x[B][C]); x as it is where the model has none. */
-void vp_vit_fc_norm(const vp_vit *vit, const float *x, size_t batch, float *out);
-
 /* pool on tokens (B, N, C) with this pool, which the model must have: (B, C) or, with
  * VP_POOL_NONE, (B, N, C). */
 vp_status vp_vit_pool(const vp_vit *vit, vp_workspaces *workspaces, const float *tokens,

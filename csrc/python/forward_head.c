@@ -19,12 +19,6 @@ const char vp_model_pool_doc[] =
     "global_pool. ValueError: a pool that this model's tokens do not allow.\n"
     "Source: timm.models.VisionTransformer.pool.";
 
-const char vp_model_fc_norm_doc[] =
-    "fc_norm($self, x, /)\n--\n\n"
-    "The norm after the pool, of pooled features x, shape (batch, embed_dim): a new\n"
-    "float32 array of that shape; x's numbers where the model has no fc_norm.\n"
-    "Source: timm.models.VisionTransformer.fc_norm.";
-
 PyArrayObject *vp_output_new(const vp_config *c, vp_output output, size_t batch,
                              size_t tokens)
 {
@@ -138,22 +132,6 @@ PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
         }
     }
     Py_XDECREF(tokens);
-    vp_vit_unref(vit);
-    return (PyObject *)out;
-}
-
-PyObject *vp_model_fc_norm(PyObject *object, PyObject *x)
-{
-    vp_vit *vit = vp_model_acquire((vp_model *)object, NULL);
-    PyArrayObject *rows = vit != NULL ? vp_rows_from(vit, x, 2) : NULL;
-    PyArrayObject *out = rows != NULL ? vp_array_new(2, PyArray_DIMS(rows)) : NULL;
-    if (out != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        vp_vit_fc_norm(vit, PyArray_DATA(rows), (size_t)PyArray_DIM(rows, 0),
-                       PyArray_DATA(out));
-        Py_END_ALLOW_THREADS
-    }
-    Py_XDECREF(rows);
     vp_vit_unref(vit);
     return (PyObject *)out;
 }

@@ -305,7 +305,6 @@ static PyMethodDef methods[] = {
     {"_run_part", vp_model_part, METH_VARARGS, vp_model_part_doc},
     {"forward_head", KEYWORDS(vp_model_forward_head), METH_VARARGS | METH_KEYWORDS,
      vp_model_forward_head_doc},
-    {"fc_norm", vp_model_fc_norm, METH_O, vp_model_fc_norm_doc},
     {"pool", KEYWORDS(vp_model_pool), METH_VARARGS | METH_KEYWORDS, vp_model_pool_doc},
     {NULL, NULL, 0, NULL},
 };

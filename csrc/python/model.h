@@ -55,9 +55,7 @@ extern const char vp_model_reset_classifier_doc[], vp_model_replace_doc[],
 PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *vp_model_forward_head(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs);
-PyObject *vp_model_fc_norm(PyObject *object, PyObject *x);
-extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool_doc[],
-    vp_model_fc_norm_doc[];
+extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool_doc[];
 
 /* -- forward_part.c -- */
 
