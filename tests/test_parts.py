@@ -63,7 +63,8 @@ def test_the_layers_of_an_mlp_are_the_mlp(model: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["GluMlp", "SwiGLUPacked", "SwiGLU"])
 def test_the_layers_of_a_gated_mlp_are_the_mlp(kind: str) -> None:
-    mlp = small(mlp_layer=kind).blocks[0].mlp
+    model = small(mlp_layer=kind, global_pool="map")
+    mlp = model.blocks[0].mlp
     if kind == "SwiGLU":
         x = mlp.act(mlp.fc1_g(TOKENS)) * mlp.fc1_x(TOKENS)
     else:
@@ -71,6 +72,15 @@ def test_the_layers_of_a_gated_mlp_are_the_mlp(kind: str) -> None:
         assert mlp.gate_last == (kind == "GluMlp")
         x = first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
     np.testing.assert_allclose(mlp(TOKENS), mlp.fc2(x), rtol=1e-5, atol=1e-6)
+    plain = model.attn_pool.mlp  # whatever the blocks have
+    want = plain.fc2(plain.act(plain.fc1(TOKENS)))
+    np.testing.assert_allclose(plain(TOKENS), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wide_head_gives_the_bits_of_the_whole() -> None:
+    model = small(embed_dim=512, num_classes=50)
+    tokens = model.forward_features(X)
+    np.testing.assert_array_equal(model.head(tokens[:, 0]), model(X))
 
 
 def test_a_linear_layer_is_a_product(model: Any) -> None:
@@ -203,6 +213,9 @@ def test_a_part_is_of_its_class_and_says_what_it_is(model: Any) -> None:
     assert (model.head.in_features, model.head.out_features) == (32, 10)
     assert isinstance(model.norm_pre, Identity)
     assert model.patch_embed.strict_img_size is True
+    assert model.patch_embed.feat_ratio() == 16
+    assert model.patch_embed.feat_ratio(as_scalar=False) == (16, 16)
+    assert model.patch_embed.dynamic_feat_size((32, 32)) == (2, 2)
     assert small(norm_layer=("rmsnorm", 0.1)).norm.eps == 0.1
     assert small(embed_norm_layer=("layernorm", 1e-3)).patch_embed.norm.eps == 1e-3
     assert small(qkv_bias=False).blocks[0].attn.qkv.bias is None

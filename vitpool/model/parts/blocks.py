@@ -248,6 +248,18 @@ class PatchEmbed(Module):
         """Do patches come out in one row, or in rows and columns?"""
         return not self._option("dynamic_img_size")
 
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Pixels a patch: the larger side's, or both."""
+        size: tuple[int, int] = self._option("patch_size")
+        return max(size) if as_scalar else size
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of patches in an image of (height, width) pixels.
+
+        ValueError: a size that this model does not take.
+        """
+        return self._now()._grid(*img_size)
+
     def _compute(self, now: _core.VisionTransformer, x: Any) -> Float32:
         x = _core.as_float32(x, "x")
         rows = super()._compute(now, x)  # which has checked x
