@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .answers import Class, Classification, Classifications, Embeddings
 from .copying import _rebuild as _rebuild  # pickles name it here
+from .diff import Difference
 from .parts import (
     GELU,
     Attention,
@@ -38,6 +39,7 @@ from .parts import (
 )
 from .pictures import UntrainedWarning
 from .pooling import POOLS, Pooling
+from .summary import Row, Summary
 from .vit import IncompatibleKeys, VisionTransformer
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Conv2d",
     "DiffAttention",
     "DiffParallelScalingBlock",
+    "Difference",
     "Dropout",
     "Embeddings",
     "Float32",
@@ -74,8 +77,10 @@ __all__ = [
     "ReLU",
     "ResPostBlock",
     "RmsNorm",
+    "Row",
     "Sequential",
     "SiLU",
+    "Summary",
     "SwiGLU",
     "UntrainedWarning",
     "VisionTransformer",

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies and pickles of a model, and the text that describes it."""
+"""Copies and pickles of a model, and the attributes that a user sets on it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..config import all_arguments_of
-from .facts import Facts
 from .parts import Float32
+from .shown import Shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,20 +25,20 @@ _PICKLE_VERSION = 3
 _INSTEAD = {
     "num_classes": "reset_classifier(num_classes) makes a new head",
     "global_pool": "reset_classifier(num_classes, global_pool) changes the pool",
-    "head": "reset_classifier makes another, load_state_dict sets its weights",
+    "head": "reset_classifier makes another, head.weight = array loads one",
     "attn_pool": "reset_classifier(num_classes, 'map', add_attn_pool=True) makes one",
     "img_size": "set_input_size(img_size) resamples the positions",
-    "patch_embed": "set_input_size and load_state_dict change it",
+    "patch_embed": "set_input_size resamples it, patch_embed.proj.weight = array loads",
     "blocks": "prune_intermediate_layers drops some, load_state_dict sets weights",
     **dict.fromkeys(
-        ("cls_token", "reg_token", "pos_embed", "norm_pre", "norm", "fc_norm"),
-        "load_state_dict sets its weights",
+        ("norm_pre", "norm", "fc_norm"),
+        "its weight and bias can be, and load_state_dict sets all weights",
     ),
 }
 
 
-class Copying(Facts):
-    """The part of VisionTransformer that copies, pickles and shows."""
+class Copying(Shown):
+    """The part of VisionTransformer that copies and pickles."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Keeps an attribute of the user's own; copies and pickles take it along.
@@ -95,35 +94,6 @@ class Copying(Facts):
         own = self._own_attributes(now)
         return (_rebuild, made, own) if own else (_rebuild, made)
 
-    def _facts(self) -> dict[str, str]:
-        now = self._snapshot()
-        options = now._options()
-        count = sum(math.prod(shape) for shape in now.param_shapes().values())
-        name = self._pretrained_cfg.get("architecture") or "VisionTransformer"
-        tag = self._pretrained_cfg.get("tag")
-        return {
-            "architecture": f"{name}.{tag}" if tag else str(name),
-            "image": _by(options["img_size"]),
-            "patch": _by(options["patch_size"]),
-            "width x depth, heads": f"{options['embed_dim']} x {options['depth']}, "
-            f"{options['num_heads']}",
-            "pool": repr(options["global_pool"]),
-            "classes": str(options["num_classes"]),
-            "parameters": f"{count:,}",
-            "dtype": "float32",
-            "memory": f"{now.memory_bytes()['weights'] / 1e6:.1f} MB",
-        }
-
-    def _repr_html_(self) -> str:
-        import html
-
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(k)}</th>"
-            f"<td style='text-align:left'>{html.escape(v)}</td></tr>"
-            for k, v in self._facts().items()
-        )
-        return f"<table>{rows}</table>"
-
 
 def _rebuild(
     cls: type[Copying],
@@ -154,7 +124,3 @@ def _rebuild(
 
 
 _rebuild.__module__ = "vitpool.model"  # the name that pickles hold, not this file's
-
-
-def _by(pair: tuple[int, int]) -> str:
-    return f"{pair[0]} x {pair[1]}"

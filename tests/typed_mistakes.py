@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `mypy --strict` catches: with one of these lines allowed, an ignore is unused.
+
+At run time too each of MISTAKES is an error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import vitpool
+
+model = vitpool.VisionTransformer(
+    img_size=32, patch_size=16, embed_dim=8, depth=1, num_heads=2, num_classes=3, seed=0
+)
+x = np.zeros((1, 3, 32, 32), np.float32)
+tokens = model.forward_features(x)
+
+MISTAKES = {
+    "option": lambda: vitpool.VisionTransformer(depht=3),  # type: ignore[call-arg]
+    "type": lambda: vitpool.VisionTransformer(depth="3"),  # type: ignore[arg-type]
+    "pool": lambda: vitpool.VisionTransformer(
+        global_pool="mpa",  # type: ignore[arg-type]
+    ),
+    "act": lambda: vitpool.VisionTransformer(
+        act_layer="gleu",  # type: ignore[arg-type]
+    ),
+    "norm": lambda: vitpool.VisionTransformer(
+        norm_layer=("layernrm", 1e-6),  # type: ignore[arg-type]
+    ),
+    "block": lambda: vitpool.VisionTransformer(
+        block_fn="Blok",  # type: ignore[arg-type]
+    ),
+    "dtype": lambda: vitpool.VisionTransformer(
+        dtype="float16",  # type: ignore[arg-type]
+    ),
+    "reset": lambda: model.reset_classifier(5, "mpa"),  # type: ignore[arg-type]
+    "pool again": lambda: model.pool(tokens, "mpa"),  # type: ignore[arg-type]
+    "create": lambda: vitpool.create_model(
+        "vit_digits",
+        global_pool="mpa",  # type: ignore[arg-type]
+    ),
+    "method": lambda: model.forwrad(x),  # type: ignore[attr-defined]
+    "assigned": lambda: setattr(model, "num_classes", 5),
+    "attention": lambda: model(x, return_attn=0),  # type: ignore[call-overload]
+}
+
+# Nothing of these is Any, which could be assigned to everything.
+logits: str = model(x)  # type: ignore[assignment]
+attention: str = model(x, return_attn=[0])  # type: ignore[assignment]
+features: str = model.forward_features(x)  # type: ignore[assignment]
+blocks: str = model.untrained()  # type: ignore[assignment]

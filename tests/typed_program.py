@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's program: `mypy --strict` passes it, as `make lint` asks, and it runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import vitpool
+from vitpool.config import Pool
+from vitpool.model import Difference, Float32, IncompatibleKeys, Summary
+
+
+class Named(vitpool.VisionTransformer):
+    """A model that knows the names of its classes."""
+
+    class_names: list[str]
+
+    def name(self, pixels: NDArray[np.float32]) -> str:
+        best: np.intp = self(pixels).argmax(axis=1)[0]
+        return self.class_names[best]
+
+
+def main(pool: Pool = "avg") -> str:
+    model = Named(
+        img_size=(32, 32),
+        patch_size=16,
+        num_classes=2,
+        global_pool=pool,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        norm_layer=("layernorm", 1e-5),
+        act_layer="gelu_tanh",
+        block_fn="ResPostBlock",
+        seed=1,
+    )
+    model.class_names = ["cat", "dog"]
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    logits: Float32 = model(x)
+    outputs, maps = model(x, return_attn=[0, "attn_pool"] if pool == "map" else [0])
+    heads: int = maps[0].shape[1]
+    tokens: Float32 = model.forward_features(x)
+    vectors: Float32 = model.pool(tokens, "max")
+
+    before = model.snapshot()
+    model.reset_classifier(5, "avgmax")
+    difference: Difference = model.diff(before)
+    added: list[str] = difference.added
+    summary: Summary = model.summary(depth=2)
+    params: int = summary.params
+
+    keys: IncompatibleKeys = model.load_state_dict(before.state_dict(), strict=False)
+    size: tuple[int, int] = copy.deepcopy(model).img_size
+    digits = vitpool.create_model("vit_digits", pretrained=True, global_pool="map")
+    label = digits(digits.preprocess([sample()])).argmax()
+    return (
+        f"{model.name(x)} {logits.shape} {outputs.shape} {heads} {vectors.shape} "
+        + (f"{added} {params} {len(keys.missing_keys)} {size} {label}")
+    )
+
+
+def sample() -> Path:
+    return Path(vitpool.__file__).parent / "models/vit_digits/samples/digit_0.png"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model says of itself: facts, a summary, what changed, and HTML."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .. import _core
+from ..config import as_int
+from .diff import Difference, difference
+from .facts import Facts
+from .summary import Summary, summarize
+from .tables import html_table
+from .tree import tree
+from .tree_html import html_tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Shown(Facts):
+    """The part of VisionTransformer that shows and compares."""
+
+    def summary(
+        self, input_size: Sequence[int] | None = None, depth: int | None = 1
+    ) -> Summary:
+        """Each part's class, output shape, parameters and FLOPs; prints as a table.
+
+        input_size: (B, in_chans, height, width) of an input; None: one image of the
+        model's size. depth: how many dotted names deep parts are told, 1 for those of
+        the model itself; None: all. FLOPs are 2 for each multiply-add of the matrix
+        products in timm's model; norms, softmax and additions are not counted.
+
+        TypeError: no integers. ValueError: a size that the model does not take.
+        """
+        now = self._snapshot()
+        options = now._options()
+        if depth is not None:
+            depth = as_int(depth, "depth", 1)
+        if input_size is None:
+            input_size = (1, options["in_chans"], *options["img_size"])
+        if not isinstance(input_size, Sequence):
+            raise TypeError(
+                "input_size must be (B, in_chans, height, width), "
+                f"not {type(input_size).__name__}"
+            )
+        size = tuple(as_int(n, "input_size") for n in input_size)
+        if len(size) != 4 or size[1] != options["in_chans"]:
+            raise ValueError(
+                f"input_size must be (B, {options['in_chans']}, height, width), "
+                f"not {size}"
+            )
+        grid = now._grid(size[2], size[3])
+        return summarize(
+            options, now.param_shapes(), size, grid, depth, self._facts(now)
+        )
+
+    def snapshot(self) -> Self:
+        """The model as it is now, for diff: a copy, which shares the weights."""
+        return copy.copy(self)
+
+    def diff(self, before: _core.VisionTransformer) -> Difference:
+        """What this model is beside `before`, a snapshot() of it or another model.
+
+        Parameters are compared bit by bit. Prints in words, part by part; has the names
+        in `added`, `removed`, `changed`, `kept` and `untrained`. TypeError: no model.
+        """
+        if not isinstance(before, _core.VisionTransformer):
+            raise TypeError(
+                "diff takes a model, as snapshot() gives one, "
+                f"not {type(before).__name__}"
+            )
+        return difference(before._snapshot(), self._snapshot())
+
+    def _facts(self, now: _core.VisionTransformer) -> dict[str, str]:
+        options, shapes = now._options(), now.param_shapes()
+        count = sum(math.prod(shape) for shape in shapes.values())
+        name = self._pretrained_cfg.get("architecture") or "VisionTransformer"
+        tag = self._pretrained_cfg.get("tag")
+        return {
+            "architecture": f"{name}.{tag}" if tag else str(name),
+            "image": _by(options["img_size"]),
+            "patch": _by(options["patch_size"]),
+            "width x depth, heads": f"{options['embed_dim']} x {options['depth']}, "
+            f"{options['num_heads']}",
+            "pool": repr(options["global_pool"]),
+            "classes": str(options["num_classes"]),
+            "parameters": f"{count:,}",
+            "untrained": _untrained(now.untrained(), len(shapes)),
+            "dtype": "float32",
+            "memory": f"{now.memory_bytes()['weights'] / 1e6:.1f} MB",
+        }
+
+    def _repr_html_(self) -> str:
+        now = self._snapshot()
+        facts = html_table((), list(self._facts(now).items()))
+        return facts + html_tree(tree(now._options()), now.param_shapes())
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} x {pair[1]}"
+
+
+def _untrained(names: Sequence[str], of: int) -> str:
+    """'none', 'all', or the parts that are random."""
+    if len(names) in (0, of):
+        return "all" if names else "none"
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
