@@ -16,6 +16,11 @@ model = vitpool.VisionTransformer(
 x = np.zeros((1, 3, 32, 32), np.float32)
 tokens = model.forward_features(x)
 
+
+def assign() -> None:
+    model.num_classes = 5  # type: ignore[misc]
+
+
 MISTAKES = {
     "option": lambda: vitpool.VisionTransformer(depht=3),  # type: ignore[call-arg]
     "type": lambda: vitpool.VisionTransformer(depth="3"),  # type: ignore[arg-type]
@@ -41,7 +46,7 @@ MISTAKES = {
         global_pool="mpa",  # type: ignore[arg-type]
     ),
     "method": lambda: model.forwrad(x),  # type: ignore[attr-defined]
-    "assigned": lambda: setattr(model, "num_classes", 5),
+    "assigned": assign,
     "attention": lambda: model(x, return_attn=0),  # type: ignore[call-overload]
 }
 

@@ -53,14 +53,13 @@ def main(pool: Pool = "avg") -> str:
     summary: Summary = model.summary(depth=2)
     params: int = summary.params
 
-    keys: IncompatibleKeys = model.load_state_dict(before.state_dict(), strict=False)
+    trunk = {name: before.get_parameter(name) for name in difference.kept}
+    keys: IncompatibleKeys = model.load_state_dict(trunk, strict=False)
     size: tuple[int, int] = copy.deepcopy(model).img_size
     digits = vitpool.create_model("vit_digits", pretrained=True, global_pool="map")
     label = digits(digits.preprocess([sample()])).argmax()
-    return (
-        f"{model.name(x)} {logits.shape} {outputs.shape} {heads} {vectors.shape} "
-        + (f"{added} {params} {len(keys.missing_keys)} {size} {label}")
-    )
+    shapes = f"{logits.shape} {outputs.shape} {heads} {vectors.shape} {size}"
+    return f"{before.name(x)} {shapes} {added} {params} {keys.missing_keys} {label}"
 
 
 def sample() -> Path:

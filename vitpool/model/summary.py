@@ -196,6 +196,8 @@ class _Pass:
             )
             halves = 2 if pairs and name != "sub_norm" else 1
             heads = halves * self.options["num_heads"]
+            if self.options["block_fn"] == "ParallelScalingBlock":
+                return (self.batch, self.tokens, heads, width)  # normed, then turned
             return (self.batch, heads, self.tokens, width)
         return (*self.lead(path), width)
 
