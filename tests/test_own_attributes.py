@@ -198,6 +198,15 @@ def test_a_new_head_and_a_new_pool_are_untrained() -> None:
     assert model.untrained() == []
 
 
+def test_a_parameter_that_is_assigned_is_random_no_more() -> None:
+    model = loaded()
+    model.reset_classifier(5)
+    model.head.weight = np.ones((5, 32), np.float32)
+    assert model.untrained() == ["head.bias"]
+    model.pos_embed = model.pos_embed
+    assert model.untrained() == ["head.bias"]
+
+
 def test_a_failed_change_leaves_what_is_random_alone() -> None:
     model = vitpool.VisionTransformer(**BASE, seed=0)
     before = model.untrained()

@@ -46,6 +46,8 @@ MISTAKES = {
         global_pool="mpa",  # type: ignore[arg-type]
     ),
     "method": lambda: model.forwrad(x),  # type: ignore[attr-defined]
+    "part": lambda: model.blocks[0].attn.qvk,  # type: ignore[attr-defined]
+    "weight": lambda: model.head.wieght,  # type: ignore[attr-defined]
     "assigned": assign,
     "attention": lambda: model(x, return_attn=0),  # type: ignore[call-overload]
 }
@@ -53,5 +55,6 @@ MISTAKES = {
 # Nothing of these is Any, which could be assigned to everything.
 logits: str = model(x)  # type: ignore[assignment]
 attention: str = model(x, return_attn=[0])  # type: ignore[assignment]
+kernel: str = model.head.weight  # type: ignore[assignment]
 features: str = model.forward_features(x)  # type: ignore[assignment]
 blocks: str = model.untrained()  # type: ignore[assignment]

@@ -50,6 +50,8 @@ def main(pool: Pool = "avg") -> str:
     model.reset_classifier(5, "avgmax")
     difference: Difference = model.diff(before)
     added: list[str] = difference.added
+    model.head.bias = np.zeros(model.head.out_features, np.float32)
+    kernel: Float32 = model.blocks[0].attn.qkv.weight
     summary: Summary = model.summary(depth=2)
     params: int = summary.params
 
@@ -58,8 +60,9 @@ def main(pool: Pool = "avg") -> str:
     size: tuple[int, int] = copy.deepcopy(model).img_size
     digits = vitpool.create_model("vit_digits", pretrained=True, global_pool="map")
     label = digits(digits.preprocess([sample()])).argmax()
-    shapes = f"{logits.shape} {outputs.shape} {heads} {vectors.shape} {size}"
-    return f"{before.name(x)} {shapes} {added} {params} {keys.missing_keys} {label}"
+    shapes = [logits.shape, outputs.shape, vectors.shape, kernel.shape, size]
+    counts = [heads, params, label, len(keys.missing_keys), len(added)]
+    return f"{before.name(x)} {shapes} {counts}"
 
 
 def sample() -> Path:

@@ -25,7 +25,7 @@ _PICKLE_VERSION = 3
 _INSTEAD = {
     "num_classes": "reset_classifier(num_classes) makes a new head",
     "global_pool": "reset_classifier(num_classes, global_pool) changes the pool",
-    "head": "reset_classifier makes another, head.weight = array loads one",
+    "head": "reset_classifier makes a new one, set_head one of given weights",
     "attn_pool": "reset_classifier(num_classes, 'map', add_attn_pool=True) makes one",
     "img_size": "set_input_size(img_size) resamples the positions",
     "patch_embed": "set_input_size resamples it, patch_embed.proj.weight = array loads",

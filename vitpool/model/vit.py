@@ -11,7 +11,7 @@ arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
@@ -47,16 +47,6 @@ class VisionTransformer(Pictures):
     __module__ = "vitpool.model"
 
     # -- forward --
-
-    def __call__(
-        self,
-        x: Any,
-        attn_mask: Any = None,
-        is_causal: bool = False,
-        return_attn: Sequence[int | str] | None = None,
-    ) -> Any:
-        """The same as forward."""
-        return self.forward(x, attn_mask, is_causal, return_attn)
 
     @overload
     def forward(
@@ -105,6 +95,20 @@ class VisionTransformer(Pictures):
             now, x, _LOGITS, attn_mask, is_causal, maps=maps
         )
         return out, named_maps(now, keys, maps, arrays)
+
+    if TYPE_CHECKING:  # with forward's overloads
+        __call__ = forward
+    else:
+
+        def __call__(
+            self,
+            x: Any,
+            attn_mask: Any = None,
+            is_causal: bool = False,
+            return_attn: Sequence[int | str] | None = None,
+        ) -> Any:
+            """The same as forward."""
+            return self.forward(x, attn_mask, is_causal, return_attn)
 
     def forward_features(
         self, x: Any, attn_mask: Any = None, is_causal: bool = False
