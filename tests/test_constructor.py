@@ -50,6 +50,13 @@ def test_every_option_has_a_type() -> None:
     assert Any not in hints.values()
 
 
+def test_create_model_has_the_types_of_the_constructor() -> None:
+    hints = get_type_hints(inspect.unwrap(Constructed.__init__))
+    keywords = get_type_hints(names.ModelOptions)
+    assert set(keywords) == set(DEFAULTS) - {"num_classes", "global_pool"}
+    assert keywords == {name: hints[name] | None for name in keywords}
+
+
 def test_the_docstring_says_what_every_option_means() -> None:
     doc = inspect.getdoc(Constructed.__init__) or ""
     told = re.findall(r"^((?:[a-z_]+, *)*[a-z_]+(?:,\n\s+[a-z_]+)?): ", doc, re.M)

@@ -58,7 +58,7 @@ def main(pool: Pool = "avg") -> str:
     trunk = {name: before.get_parameter(name) for name in difference.kept}
     keys: IncompatibleKeys = model.load_state_dict(trunk, strict=False)
     size: tuple[int, int] = copy.deepcopy(model).img_size
-    digits = vitpool.create_model("vit_digits", pretrained=True, global_pool="map")
+    digits = vitpool.create_model("vit_digits", pretrained=True, no_embed_class=None)
     label = digits(digits.preprocess([sample()])).argmax()
     shapes = [logits.shape, outputs.shape, vectors.shape, kernel.shape, size]
     counts = [heads, params, label, len(keys.missing_keys), len(added)]

@@ -7,7 +7,7 @@ At run time other spellings of a name count too ('Swish', 'layer_norm', 'GELU').
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 Pool = Literal["", "avg", "avgmax", "max", "token", "map", "prr"]
 PosEmbed = Literal["", "none", "learn"]
@@ -33,3 +33,46 @@ ACTS: tuple[ActLayer, ...] = get_args(ActLayer)
 MLPS: tuple[MlpLayer, ...] = get_args(MlpLayer)
 ATTNS: tuple[AttnLayer, ...] = get_args(AttnLayer)
 BLOCKS: tuple[BlockFn, ...] = get_args(BlockFn)
+
+
+class ModelOptions(TypedDict, total=False):
+    """The constructor's options as the keywords of what builds a model by its name: all
+    but the head's two. None is the model's own value."""
+
+    img_size: int | tuple[int, int] | None
+    patch_size: int | tuple[int, int] | None
+    in_chans: int | None
+    embed_dim: int | None
+    depth: int | None
+    num_heads: int | None
+    mlp_ratio: float | None
+    qkv_bias: bool | None
+    qk_norm: bool | None
+    scale_attn_norm: bool | None
+    scale_mlp_norm: bool | None
+    proj_bias: bool | None
+    init_values: float | None
+    class_token: bool | None
+    pos_embed: PosEmbed | None
+    no_embed_class: bool | None
+    reg_tokens: int | None
+    pre_norm: bool | None
+    final_norm: bool | None
+    fc_norm: bool | None
+    pool_include_prefix: bool | None
+    dynamic_img_size: bool | None
+    dynamic_img_pad: bool | None
+    drop_rate: float | None
+    pos_drop_rate: float | None
+    patch_drop_rate: float | None
+    proj_drop_rate: float | None
+    attn_drop_rate: float | None
+    drop_path_rate: float | None
+    weight_init: WeightInit | None
+    fix_init: bool | None
+    embed_norm_layer: NormLayer | None
+    norm_layer: NormLayer | None
+    act_layer: ActLayer | None
+    block_fn: BlockFn | None
+    mlp_layer: MlpLayer | None
+    attn_layer: AttnLayer | None

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..config import Pool
+from ..config import ModelOptions, Pool
 from .names import current_name, get_arch_name, list_pretrained, parse_source
 from .table import PACKAGED, check_cfg, complete, registered_cfg, table, tuples
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..model import VisionTransformer
 
 
@@ -83,6 +85,15 @@ _REFUSED = {
 _INERT = ("scriptable", "exportable", "no_jit", "out_indices")
 
 
+class _Keywords(ModelOptions, total=False):
+    """The other keywords of create_model that a type checker lets pass."""
+
+    device: Any
+    scriptable: bool
+    exportable: bool
+    no_jit: bool
+
+
 def _weights_file(cfg: Mapping[str, Any], name: str, cache_dir: str | None) -> str:
     """The file that a configuration's weights are in, fetched if need be."""
     from . import folder
@@ -119,7 +130,7 @@ def create_model(
     pretrained_cfg: str | Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | None = None,
-    **kwargs: Any,
+    **kwargs: Unpack[_Keywords],
 ) -> VisionTransformer:
     """Create a model by its name in timm.
 
@@ -140,12 +151,13 @@ def create_model(
     """
     if not isinstance(pretrained, bool):
         raise TypeError(f"pretrained must be a bool, got {type(pretrained).__name__}")
+    options: dict[str, Any] = {**kwargs}
     for key in _INERT:
-        kwargs.pop(key, None)
+        options.pop(key, None)
     for key, instead in _REFUSED.items():
-        if kwargs.pop(key, None):
+        if options.pop(key, None):
             raise ValueError(f"create_model does not take {key}: {instead}")
-    device = kwargs.pop("device", None)
+    device = options.pop("device", None)
     if device is not None and str(device) != "cpu":
         raise ValueError(f"device must be 'cpu', got {str(device)!r}")
     plan = plan_model(
@@ -155,7 +167,7 @@ def create_model(
         cache_dir,
         num_classes=num_classes,
         global_pool=global_pool,
-        **kwargs,
+        **options,
     )
     model: VisionTransformer
     if pretrained or checkpoint_path:
