@@ -77,6 +77,10 @@ def test_dropped_blocks_and_pools_are_told_of_where_they_were() -> None:
         "global_pool": ("map", "avg"),
         "depth": (3, 1),
     }
+    model.set_head(np.ones((3, 32)), np.ones(3))
+    assert "head: changed, (10, 32) -> (3, 32)" in model.diff(before).lines()
+    assert model.diff(before).shapes["head.bias"] == ((10,), (3,))
+    assert model.diff(before).shapes["attn_pool.q.bias"] == ((32,), None)
     back = before.diff(model)
     assert "blocks.1-2: new" in back.lines()
     assert back.added == model.diff(before).removed
@@ -131,7 +135,9 @@ def test_fresh_models_say_so_and_another_size_is_a_change() -> None:
     trained = small()
     before = trained.snapshot()
     trained.set_input_size(64)
-    assert "pos_embed: changed, its shape" in trained.diff(before).lines()
+    assert (
+        "pos_embed: changed, (1, 5, 32) -> (1, 17, 32)" in trained.diff(before).lines()
+    )
     assert trained.diff(before).options == {"img_size": (32, 64)}
 
 

@@ -19,6 +19,7 @@ from vitpool.checkpoint.spec import Spec
 
 PICTURE = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
 DIFF = {"attn_layer": "diff"}
+OTHER = small(depth=3, global_pool="map")
 
 
 def load_other(model: Any) -> None:
@@ -55,6 +56,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "state_dict": lambda m: m.state_dict(),
     "named_parameters": lambda m: dict(m.named_parameters()),
     "pickle": lambda m: pickle.loads(pickle.dumps(m)).state_dict(),
+    "pickle of what is random": lambda m: pickle.loads(pickle.dumps(m)).untrained(),
+    "what is random": lambda m: m.untrained(),
+    "summary": lambda m: str(m.summary(depth=None)),
+    "what is different": lambda m: str(m.diff(OTHER)),
     "repr": lambda m: repr(m).replace("Hooked", "VisionTransformer"),
     "attention maps": lambda m: plot.attention_maps(m, X, -1),
     "rollout": lambda m: plot.rollout(m, X),
@@ -110,7 +115,7 @@ def equal(a: Any, b: Any) -> bool:
 # What of the core an answer may be made of, each a moment at which another thread may
 # come in between.
 MOMENTS = ["_run", "_options", "param_shapes", "get_parameter", "_grid"]
-MOMENTS += ["_snapshot", "_adopt"]
+MOMENTS += ["_snapshot", "_adopt", "untrained"]
 
 
 class Hooked(vitpool.VisionTransformer):

@@ -30,7 +30,7 @@ class Difference:
     other bits, `kept` are the same bit for bit. untrained: those of the model that are
     random, drawn and not loaded since. largest: for each changed one of the same shape
     the largest |difference|. options: for each constructor argument that changed (what
-    it was, what it is).
+    it was, what it is); shapes: the same for every parameter, None where there is none.
     """
 
     added: list[str]
@@ -40,7 +40,7 @@ class Difference:
     untrained: list[str]
     largest: dict[str, float]
     options: dict[str, tuple[Any, Any]]
-    shapes: dict[str, Shape]
+    shapes: dict[str, tuple[Shape | None, Shape | None]]
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.options)
@@ -99,14 +99,15 @@ class Difference:
 
     def _line(self, told: _Told) -> str:
         text = f"{told.title}: {told.state}"
-        if told.state.startswith("new"):
-            shapes = {self.shapes[n] for n in told.names if not n.endswith("bias")}
-            return f"{text} {shapes.pop()}" if len(shapes) == 1 else text
+        shapes = {self.shapes[n] for n in told.names if not n.endswith("bias")}
+        (was, now) = shapes.pop() if len(shapes) == 1 else (None, None)
+        if told.state.startswith("new") and now:
+            return f"{text} {now}"
         if told.state == "changed":
             largest = [self.largest[n] for n in told.names if n in self.largest]
-            # NaN, where one is or was, is the largest.
-            what = f"max |difference| {np.max(largest):.3g}" if largest else "its shape"
-            return f"{text}, {what}"
+            if largest:  # NaN, where one is or was, is the largest
+                return f"{text}, max |difference| {np.max(largest):.3g}"
+            return f"{text}, {was} -> {now}" if now else f"{text}, other shapes"
         return text
 
 
@@ -161,9 +162,7 @@ def difference(
         untrained=now.untrained(),
         largest=largest,
         options=_options(before._options(), now._options()),
-        shapes={
-            name: (new if name in new else old)[name] for name in _merged(old, new)
-        },
+        shapes={n: (old.get(n), new.get(n)) for n in _merged(old, new)},
     )
 
 
