@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names in order, names in a message, and text for a terminal."""
+"""Names in order, names in a message, warnings, and text for a terminal."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .adapt import convert_state_dict
+from .beside import activation_of, vision_of
 from .files import open_state_dict, shard_names
 from .fit import LeftOutWarning
 from .lazy import StateDict
@@ -14,9 +15,11 @@ __all__ = [
     "LeftOutWarning",
     "Spec",
     "StateDict",
+    "activation_of",
     "build_with_checkpoint",
     "convert_state_dict",
     "load_checkpoint",
     "open_state_dict",
     "shard_names",
+    "vision_of",
 ]

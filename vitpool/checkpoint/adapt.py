@@ -179,6 +179,8 @@ def _positions(out: Tensors, spec: Spec, layout: str) -> None:
     if old is None and (tokens < 1 or math.isqrt(tokens) ** 2 != tokens):
         return  # of a grid that nobody tells; reported as a wrong shape
     interpolation, antialias = _filter(spec, layout)
+    if layout == "transformers" and "reg_token" not in out:
+        antialias = False  # as all of its models but DINOv2 with registers
 
     def resize(data: Array) -> Array:
         return resample_abs_pos_embed(

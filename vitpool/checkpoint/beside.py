@@ -34,14 +34,9 @@ def check_config(weights: Path, spec: Spec) -> None:
     the model has otherwise.
     """
     config = _read(weights.with_name("config.json"))
-    kind = config.get("model_type")
-    if not isinstance(kind, str):
+    if not isinstance(config.get("model_type"), str):
         return  # timm's, or anybody's
-    vision = config.get("vision_config")
-    if isinstance(vision, Mapping):
-        config = vision
-        kind = str(vision.get("model_type") or kind)
-    kind = kind.removesuffix("_vision_model")
+    kind, config = vision_of(config)
     if kind not in MODEL_TYPES:
         raise ValueError(
             f"the config.json beside it is of transformers' {kind!r:.60}, which shares "
@@ -49,7 +44,7 @@ def check_config(weights: Path, spec: Spec) -> None:
         )
     said = {
         "num_heads": config.get("num_attention_heads"),
-        "act_layer": _activation(config, kind),
+        "act_layer": activation_of(config, kind),
         "norm_layer": config.get("layer_norm_eps"),
     }
     own = spec.options
@@ -66,7 +61,16 @@ def check_config(weights: Path, spec: Spec) -> None:
         )
 
 
-def _activation(config: Mapping[str, Any], kind: str) -> str | None:
+def vision_of(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The kind of the vision tower, and what is said of it, in a config.json."""
+    kind = config.get("model_type")
+    vision = config.get("vision_config")
+    if isinstance(vision, Mapping):
+        config, kind = vision, vision.get("model_type") or kind
+    return str(kind).removesuffix("_vision_model"), config
+
+
+def activation_of(config: Mapping[str, Any], kind: str) -> str | None:
     """The activation's name here; None for SwiGLU, which brings its own."""
     if config.get("use_swiglu_ffn"):
         return None

@@ -2,8 +2,8 @@
 """Models from anywhere: a folder in timm's hub layout, or one on the hub.
 
 A source is `hf-hub:org/name[@revision]`, `local-dir:/path` or the path of a folder that
-holds config.json (timm's, flat as before 2022 or with `pretrained_cfg` inside) and the
-weights.
+holds config.json (timm's, flat as before 2022 or with `pretrained_cfg` inside; or
+transformers', with its preprocessor_config.json) and the weights.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..text import some
 from .hub import download
 from .sources import split_source
 from .table import table, tuples
+from .transformers_config import is_transformers, parse_transformers, unwrapped
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -137,7 +138,7 @@ def load_model_config(
     """Read config.json of a source: (architecture, pretrained_cfg, model_args).
 
     Raises FileNotFoundError for a folder without config.json, ValueError for one that
-    is not timm's, HubUnreachableError or HubError for the hub.
+    is neither timm's nor transformers', HubUnreachableError or HubError for the hub.
     """
     kind, rest = split_source(source)
     if kind == "hf-hub":
@@ -149,8 +150,35 @@ def load_model_config(
         if not path.is_file():
             what = "no config.json" if Path(rest).is_dir() else "no such folder"
             raise FileNotFoundError(f"{rest}: {what}")
-    architecture, cfg, model_args = parse_config(_read_json(path), str(path))
+    config = _read_json(path)
+    if is_transformers(config):
+        processor = _processor(kind, rest, cache_dir)
+        architecture, cfg, model_args = parse_transformers(config, processor, str(path))
+    else:
+        architecture, cfg, model_args = parse_config(unwrapped(config), str(path))
     return architecture, {**cfg, **extra}, model_args
+
+
+def _processor(kind: str, rest: str, cache_dir: str | None) -> Mapping[str, Any] | None:
+    """What transformers' image processor is told beside config.json, if anything."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = Path(rest) / name
+        if kind == "hf-hub":
+            try:
+                path = Path(download(rest, name, cache_dir=cache_dir))
+            except FileNotFoundError:
+                continue
+        elif not path.is_file():
+            continue
+        content = _read_json(path)
+        if isinstance(content, Mapping):
+            # A processor of pictures and text has one for each.
+            content = content.get("image_processor", content)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{path}: not an object")
+        if name.startswith("pre") or "image_processor_type" in content:
+            return content
+    return None
 
 
 def weights_path(
