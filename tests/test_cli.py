@@ -122,6 +122,8 @@ def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None
     for model in (DIGITS, f"local-dir:{copy}", copy):
         assert run(capsys, "classify", SAMPLES[3], "--json", "-m", model) == want
     weights = copy / "model.safetensors"
+    assert run(capsys, "classify", SAMPLES[3], "--json", "-m", weights) == want
+    (copy / "config.json").unlink()
     got = run(
         capsys, "classify", SAMPLES[3], "--json", "-m", weights, "--arch", "vit_digits"
     )

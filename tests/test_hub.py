@@ -303,6 +303,30 @@ def test_saved_files_have_the_permissions_that_the_umask_leaves(
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path.name
 
 
+# ----------------------------------------------------------- the weights, by their path
+
+
+@pytest.mark.parametrize("prefix", ["", "local-dir:", "LOCAL_DIR:"])
+def test_weights_are_taken_with_the_config_beside_them(
+    tmp_path: Path, prefix: str
+) -> None:
+    model = vitpool.create_model("vit_digits", pretrained=True)
+    hub.save_pretrained(model, tmp_path)
+    other = tmp_path / "epoch.9.safetensors"
+    (tmp_path / "model.safetensors").rename(other)
+    name = f"{prefix}{other}"
+    again = vitpool.create_model(name, pretrained=True)
+    assert again.config == model.config
+    np.testing.assert_array_equal(again.head.weight, model.head.weight)
+    assert vitpool.get_pretrained_cfg(name)["file"] == str(other)
+    assert hub.weights_path(other) == str(other)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json beside it"):
+        vitpool.create_model(name, pretrained=True)
+    with pytest.raises(ValueError, match="looks like a path"):
+        vitpool.create_model(str(tmp_path / "none.safetensors"), pretrained=True)
+
+
 # ---------------------------------------------------------------- what a config may say
 
 

@@ -8,14 +8,13 @@ weights. The hub's cache, tokens and offline mode are huggingface_hub's (extra `
 
 from .registry.folder import (
     WEIGHT_FILES,
-    WEIGHT_SUFFIXES,
     load_model_config,
     parse_config,
     save_pretrained,
     weights_path,
 )
 from .registry.hub import HUB_TIMEOUT, HubError, HubUnreachableError, download
-from .registry.sources import split_source
+from .registry.sources import WEIGHT_SUFFIXES, split_source
 
 __all__ = [
     "HUB_TIMEOUT",

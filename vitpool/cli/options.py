@@ -135,9 +135,16 @@ def picture_options(batch_size: int) -> argparse.ArgumentParser:
 
 def is_weights(path: str) -> bool:
     """Whether a name is that of a bare weights file."""
-    from ..registry.folder import WEIGHT_SUFFIXES
+    from ..registry.sources import WEIGHT_SUFFIXES
 
     return path.endswith(WEIGHT_SUFFIXES) and not os.path.isdir(path)
+
+
+def _has_config(weights: str) -> bool:
+    """Whether a config.json beside a weights file tells what it is."""
+    return os.path.isfile(weights) and os.path.isfile(
+        os.path.join(os.path.dirname(weights), "config.json")
+    )
 
 
 def _stored_classes(path: str) -> int | None:
@@ -161,7 +168,9 @@ def model_arguments(
     pretrained: the model's own weights are wanted unless --checkpoint gives others.
     """
     name, checkpoint, classes = args.model, args.checkpoint, None
-    if is_weights(name):
+    if is_weights(name) and not args.arch and _has_config(name):
+        name = f"local-dir:{os.path.abspath(name)}"
+    elif is_weights(name):
         if not args.arch:
             raise UsageError(
                 f"{name} is a bare weights file: say its architecture with --arch (see "

@@ -136,7 +136,8 @@ def create_model(
 
     name: 'vit_base_patch16_224', with a tag 'vit_base_patch16_224.augreg_in21k',
         'vit_digits' (ours, in the package), 'hf-hub:org/name[@revision]' or
-        'local-dir:path' (a folder in timm's hub layout).
+        'local-dir:path' (a folder in timm's hub layout, or of transformers'), or the
+        path of a weights file with the config.json of such a folder beside it.
     pretrained: load the registered weights, from the hub or the folder.
     num_classes, global_pool: the head; None is what the configuration says.
     checkpoint_path: a weights file to load.

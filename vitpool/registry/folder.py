@@ -3,7 +3,8 @@
 
 A source is `hf-hub:org/name[@revision]`, `local-dir:/path` or the path of a folder that
 holds config.json (timm's, flat as before 2022 or with `pretrained_cfg` inside; or
-transformers', with its preprocessor_config.json) and the weights.
+transformers', with its preprocessor_config.json) and the weights; or the path of a
+weights file with such a config.json beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from ..config import DEFAULTS, arguments_of, as_int, resolve
 from ..text import some
 from .hub import download
-from .sources import split_source
+from .sources import WEIGHT_SUFFIXES, split_source
 from .table import table, tuples
 from .transformers_config import is_transformers, parse_transformers, unwrapped
 
@@ -34,7 +35,6 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
-WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
 # Where weights lie is for the caller to say. A config.json that could say it would
 # choose which of the user's own files are read.
 _PLACES = ("file", "url", "state_dict", "hf_hub_id", "source")
@@ -145,27 +145,34 @@ def load_model_config(
         path = Path(download(rest, "config.json", cache_dir=cache_dir))
         extra: dict[str, Any] = {"hf_hub_id": rest, "source": "hf-hub"}
     else:
-        path = Path(rest) / "config.json"
+        one = Path(rest).is_file()
+        path = (Path(rest).parent if one else Path(rest)) / "config.json"
         extra = {"file": rest, "source": "local-dir"}
         if not path.is_file():
-            what = "no config.json" if Path(rest).is_dir() else "no such folder"
-            raise FileNotFoundError(f"{rest}: {what}")
+            what = "no config.json" if path.parent.is_dir() else "no such folder"
+            raise FileNotFoundError(f"{rest}: {what}{' beside it' if one else ''}")
     config = _read_json(path)
     if is_transformers(config):
-        processor = _processor(kind, rest, cache_dir)
+        asked = rest if kind == "hf-hub" else ""
+        processor = _processor(path.parent, asked, cache_dir)
         architecture, cfg, model_args = parse_transformers(config, processor, str(path))
     else:
         architecture, cfg, model_args = parse_config(unwrapped(config), str(path))
     return architecture, {**cfg, **extra}, model_args
 
 
-def _processor(kind: str, rest: str, cache_dir: str | None) -> Mapping[str, Any] | None:
-    """What transformers' image processor is told beside config.json, if anything."""
+def _processor(
+    folder: Path, repo: str, cache_dir: str | None
+) -> Mapping[str, Any] | None:
+    """What transformers' image processor is told beside config.json, if anything.
+
+    repo: of the hub, '' for a folder of this machine.
+    """
     for name in ("preprocessor_config.json", "processor_config.json"):
-        path = Path(rest) / name
-        if kind == "hf-hub":
+        path = folder / name
+        if repo:
             try:
-                path = Path(download(rest, name, cache_dir=cache_dir))
+                path = Path(download(repo, name, cache_dir=cache_dir))
             except FileNotFoundError:
                 continue
         elif not path.is_file():
@@ -208,6 +215,8 @@ def weights_path(
             return path
     else:
         folder = Path(rest)
+        if folder.is_file():
+            return rest
         for name in names:
             if (folder / name).is_file():
                 return str(folder / name)

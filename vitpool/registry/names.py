@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from ..text import did_you_mean, natural_key, warn_user
-from .sources import SOURCES, split_prefix
+from .sources import SOURCES, WEIGHT_SUFFIXES, split_prefix
 from .table import (
     PACKAGED,
     architectures,
@@ -48,12 +49,14 @@ def current_name(name: str, warn: bool = False) -> tuple[str, str]:
 def parse_source(name: str) -> tuple[str, str]:
     """(source, id) of 'hf-hub:org/name' and 'local-dir:path'; ('', name) of a name.
 
-    A packaged model is the local-dir it lies in.
+    A packaged model is the local-dir it lies in; so is a weights file that is there.
     """
     arch, tag = split_model_name_tag(name)
     if arch in PACKAGED and not tag:
         return "local-dir", str(PACKAGED[arch])
     source, rest = split_prefix(name)
+    if not source and name.endswith(WEIGHT_SUFFIXES) and os.path.isfile(name):
+        return "local-dir", name
     if not source:
         # Two characters or more: the C of C:\models is no source.
         other = re.match(r"[a-zA-Z][a-zA-Z0-9+.\-_]+(?=:)", name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 SOURCES = ("hf-hub", "local-dir")
+WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".bin")
 
 
 def split_prefix(text: str) -> tuple[str, str]:
@@ -32,9 +33,9 @@ def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
     kind, rest = split_prefix(text)
     if kind:
         return kind, rest
-    if os.path.isdir(text):
+    if os.path.exists(text):
         return "local-dir", text
     raise ValueError(
         f"model source: {text!r}, allowed are 'hf-hub:org/name[@revision]', "
-        "'local-dir:/path' and the path of a folder"
+        "'local-dir:/path' and the path of a folder or a weights file"
     )
