@@ -281,6 +281,34 @@ def test_several_models_in_a_file_are_told_apart(tmp_path: Path) -> None:
     assert str(path) in str(e.value)
 
 
+def test_of_several_models_the_one_that_fits_is_taken_and_the_other_said(
+    tmp_path: Path,
+) -> None:
+    """A student and its teacher, by depth or by width."""
+    state = weights_of(TINY)
+    for change in ({"depth": 1}, {"embed_dim": 64}):
+        content = {f"net.student.{key}": value for key, value in state.items()}
+        teacher = weights_of(TINY | change)
+        content |= {f"net.teacher.{key}": value for key, value in teacher.items()}
+        path = write(tmp_path / "both.safetensors", content)
+        model = vitpool.VisionTransformer(**TINY)
+        text = rf"another model, below 'net\.teacher\.' \({len(teacher)} tensors\)"
+        with pytest.warns(vitpool.LeftOutWarning, match=text):
+            load_checkpoint(model, path)
+        for key, value in state.items():
+            np.testing.assert_array_equal(model.get_parameter(key), value)
+
+
+def test_a_language_model_beside_a_tower_is_left_out_by_its_name() -> None:
+    content = published.siglip(weights_of(SIGLIP))
+    content = {f"model.vision_tower.{key}": value for key, value in content.items()}
+    text = ("language_model.layers.0.mlp", "multi_modal_projector.linear_1")
+    for name in (*(f"model.{part}" for part in text), "lm_head"):
+        content[f"{name}.weight"] = np.ones((2, 2), np.float32)
+    got = fitted(content, SIGLIP | {"num_classes": 0})
+    assert set(got) == set(Spec.from_options(SIGLIP | {"num_classes": 0}).shapes)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_file_of_which_nothing_fits_gets_no_hint(strict: bool, tmp_path: Path) -> None:
     """No option would turn the model into it; loading nothing is no loading."""

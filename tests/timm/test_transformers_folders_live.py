@@ -105,6 +105,60 @@ def test_timms_model_in_transformers_wrapper_is_timms(cls: Any, tmp_path: Path) 
         assert ours.pretrained_cfg["label_names"] == ("a", "b", "c")
 
 
+# -- the tower of a language model that sees --
+
+
+def language(kind: str) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "intermediate_size": 64,
+        "vocab_size": 100,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+CLIP = {"model_type": "clip_vision_model", **hugging_face.CONFIG}
+SIGLIP = {"model_type": "siglip_vision_model", **hugging_face.CONFIG}
+LANGUAGE = {
+    "Llava of CLIP": lambda: t.LlavaForConditionalGeneration(
+        t.LlavaConfig(vision_config=CLIP, text_config=language("llama"))
+    ),
+    "Llava of SigLIP": lambda: t.LlavaForConditionalGeneration(
+        t.LlavaConfig(vision_config=SIGLIP, text_config=language("llama"))
+    ),
+    "PaliGemma": lambda: t.PaliGemmaForConditionalGeneration(
+        t.PaliGemmaConfig(
+            vision_config=SIGLIP | {"vision_use_head": False},
+            text_config=language("gemma"),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_the_tower_of_a_language_model_gives_its_outputs(
+    name: str, tmp_path: Path
+) -> None:
+    def run(model: Any, x: Any) -> Any:
+        tower = model.model.vision_tower
+        out = tower(x)
+        headless = getattr(tower.config, "vision_use_head", True) is False
+        return out.last_hidden_state if headless else out.pooler_output
+
+    pair = hugging_face.Pair(name, LANGUAGE[name], {}, run)
+    theirs = hugging_face.build(pair)
+    theirs.save_pretrained(tmp_path)
+    ours = vitpool.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    same(pair, theirs, ours, recipe.picture((2, 3, 64, 64)))
+
+
 # -- pictures --
 
 SQUARE = {"height": 64, "width": 64}

@@ -18,7 +18,7 @@ import numpy as np
 from ..resample import FloatArray, resample_abs_pos_embed, resample_patch_embed
 from ..text import printable, some, warn_user
 from .fit import LeftOutWarning
-from .formats import find_format, take_unused
+from .formats import find_format, take_others, take_unused
 from .formats.keys import Tensors, renamed
 from .lazy import Array, StateDict, lazy_tensors
 from .spec import Spec
@@ -62,10 +62,12 @@ def fitted_state_dict(
     tensors = lazy_tensors(state_dict)
     layout = "timm"
     try:
-        found = find_format(tensors)
+        others: dict[str, int] = {}
+        found = find_format(tensors, spec)
         if found:
             module, prefix = found
             layout = module.__name__.rpartition(".")[2]
+            others = take_others(module, tensors, prefix)
             out, pool = _convert(module, tensors, prefix, spec)
         else:
             out, pool = tensors, ""
@@ -74,6 +76,10 @@ def fitted_state_dict(
         _patches(out, spec, layout)
         _head(out, spec, new_head)
         warnings = [*_fit_pool(out, spec, pool or spec.stored_pool, source)]
+        for other, count in others.items():
+            text = f"another model, below {other!r} ({count} tensors), is left out"
+            text = f"{source or 'the checkpoint'}: {text}"
+            warnings.append(LeftOutWarning(printable(text)))
     except (ValueError, LookupError) as error:
         what = str(error)
         if isinstance(error, LookupError):

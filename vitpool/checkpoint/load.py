@@ -95,7 +95,7 @@ def _open(path: str | os.PathLike[str], spec: Spec, strict: bool) -> StateDict:
     """The weights of a file; where they are transformers', its config is looked at."""
     weights = open_state_dict(path)
     try:
-        found = find_format(weights.tensors) if strict else None
+        found = find_format(weights.tensors, spec) if strict else None
         if found and found[0] in (naflex, transformers):
             check_config(Path(weights.source), spec)
     except ValueError as error:

@@ -20,8 +20,11 @@ business of `adapt`, not of a format.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 
+from ..lazy import Shape
+from ..spec import Spec
 from . import (
     aimv2,
     beit3,
@@ -33,7 +36,7 @@ from . import (
     transformers,
     trunk,
 )
-from .keys import Tensors, ancestors
+from .keys import Tensors, ancestors, take_below
 
 # The first whose keys match is taken: timm's order, with transformers' at the end.
 FORMATS: tuple[ModuleType, ...] = (
@@ -49,14 +52,15 @@ FORMATS: tuple[ModuleType, ...] = (
 )
 
 
-def find_format(tensors: Tensors) -> tuple[ModuleType, str] | None:
+def find_format(tensors: Tensors, spec: Spec) -> tuple[ModuleType, str] | None:
     """The format of these keys, and the prefix of the model in them.
 
-    None for timm's own keys, which need no conversion, and for unknown ones. ValueError
-    where there are several models, as a student and its teacher.
+    None for timm's own keys, which need no conversion, and for unknown ones. Of several
+    models, as a student and a smaller teacher, it is the one whose blocks are those of
+    the model that `spec` describes; ValueError where that does not tell.
     """
     for module in FORMATS:
-        prefixes = sorted(module.prefixes(tensors))
+        prefixes = _best_prefixes(module, tensors, spec)
         if len(prefixes) > 1:
             shown = ", ".join(map(repr, prefixes[:4]))
             raise ValueError(
@@ -66,6 +70,38 @@ def find_format(tensors: Tensors) -> tuple[ModuleType, str] | None:
         if prefixes:
             return module, prefixes[0]
     return None
+
+
+def _best_prefixes(module: ModuleType, tensors: Tensors, spec: Spec) -> list[str]:
+    """The prefixes of a format; of several those whose blocks fit, if there are any."""
+    prefixes = sorted(module.prefixes(tensors))
+    if len(prefixes) < 2:
+        return prefixes
+    return [p for p in prefixes if _has_blocks(module, tensors, p, spec)] or prefixes
+
+
+def _has_blocks(module: ModuleType, tensors: Tensors, prefix: str, spec: Spec) -> bool:
+    """Are the blocks below a prefix those of the model, in number and shape?"""
+    below = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    try:
+        converted = module.convert(below, prefix, spec)
+    except (ValueError, LookupError):
+        return False
+    shapes = {key: tensor.shape for key, tensor in converted.items()}
+    return _blocks(shapes) == _blocks(spec.shapes)
+
+
+def _blocks(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {key: shapes[key] for key in shapes if key.startswith("blocks.")}
+
+
+def take_others(module: ModuleType, tensors: Tensors, prefix: str) -> dict[str, int]:
+    """Take out the other models of this format: prefix to number of tensors."""
+    others = {}
+    for other in module.prefixes(tensors) - {prefix}:
+        if not prefix.startswith(other):
+            others[other] = len(take_below(tensors, other))
+    return others
 
 
 def take_unused(module: ModuleType, tensors: Tensors, prefix: str) -> list[str]:

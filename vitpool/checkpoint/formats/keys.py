@@ -10,6 +10,9 @@ from ..lazy import LazyTensor, concatenate
 
 Tensors = dict[str, LazyTensor]
 
+# A pattern: the parts of a language model that sees, beside its vision tower.
+BESIDE_A_TOWER = r"(language_model|multi_modal_projector|lm_head)\.|image_newline$"
+
 
 def prefixes_of(tensors: Iterable[str], anchor: str) -> set[str]:
     """The prefixes, '' among them, below which a key `anchor` is."""

@@ -12,6 +12,7 @@ from ..lazy import Shape, concatenate, zeros
 from ..spec import Spec
 from .dinov2 import split_class_position
 from .keys import (
+    BESIDE_A_TOWER,
     Tensors,
     ancestors,
     fuse_qkv,
@@ -26,12 +27,14 @@ VIT = "embeddings.patch_embeddings.projection.weight"
 CLIP = "embeddings.patch_embedding.weight"
 
 # The text tower of CLIP and SigLIP; the mask token and the decoder of masked image
-# modelling (ViTMAEForPreTraining, ViTForMaskedImageModeling); old constants.
+# modelling (ViTMAEForPreTraining, ViTForMaskedImageModeling); old constants; the model
+# of language that reads what the tower gives, in LLaVA or PaliGemma.
 UNUSED = re.compile(
     r"(text_model|text_projection)\."
     r"|(logit_scale|logit_bias|temperature)$"
     r"|decoder\.(0|decoder_\w+)\.|decoder\.(mask_token|decoder_pos_embed)$"
     r"|embeddings\.(mask_token|position_ids)$"
+    rf"|{BESIDE_A_TOWER}"
 )
 _RENAMES = (
     (

@@ -7,10 +7,13 @@ import re
 
 from ..lazy import zeros
 from ..spec import Spec
-from .keys import Tensors, prefixes_of, take_below, take_beside
+from .keys import BESIDE_A_TOWER, Tensors, prefixes_of, take_below, take_beside
 
-# OpenCLIP's text tower; the head that DINO is trained with.
-UNUSED = re.compile(r"text\.|logit_(scale|bias)$|head\.(mlp\.\d+|last_layer)\.")
+# OpenCLIP's text tower; the head that DINO is trained with; a language model.
+UNUSED = re.compile(
+    r"text\.|logit_(scale|bias)$|head\.(mlp\.\d+|last_layer)\."
+    rf"|{BESIDE_A_TOWER}"
+)
 
 
 def prefixes(tensors: Tensors) -> set[str]:
