@@ -14,6 +14,7 @@ from pathlib import Path
 import hub_server
 import numpy as np
 import pytest
+import test_transformers_folders as transformers_folders
 
 import vitpool
 from vitpool import hub
@@ -86,6 +87,33 @@ def test_a_model_comes_whole_from_the_hub(
     got = vitpool.create_model("hf-hub:me/digits", pretrained=True)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
     np.testing.assert_array_equal(got(x), model(x))
+
+
+def test_a_model_of_transformers_comes_whole_from_the_hub(
+    online: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers_folders.write(tmp_path, transformers_folders.VIT)
+    local = vitpool.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    for path in tmp_path.iterdir():
+        if path.is_file():
+            online.files[f"me/vit/{path.name}"] = path.read_bytes()
+    got = vitpool.create_model("hf-hub:me/vit", pretrained=True)
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    np.testing.assert_array_equal(got(x), local(x))
+    assert got.pretrained_cfg["crop_mode"] == "squash"
+    assert "preprocessor_config.json" in names(online)
+    # The one that it was not known to have, without the hub: said, and the model loads.
+    online.files["me/vit/preprocessor_config.json"] = json.dumps(
+        transformers_folders.CUT
+    ).encode()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.warns(UserWarning, match="as for other models of its kind: cannot rea"):
+        vitpool.create_model("hf-hub:me/vit", pretrained=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    got = vitpool.create_model("hf-hub:me/vit", pretrained=True)
+    assert got.pretrained_cfg["crop_mode"] == "center"
 
 
 def test_a_model_in_several_files_is_fetched_whole(online: hub_server.Hub) -> None:

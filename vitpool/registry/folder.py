@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DEFAULTS, arguments_of, as_int, resolve
-from ..text import some
-from .hub import download
+from ..text import some, warn_user
+from .hub import HubUnreachableError, download
 from .sources import WEIGHT_SUFFIXES, split_source
 from .table import table, tuples
 from .transformers_config import is_transformers, parse_transformers, unwrapped
@@ -175,6 +175,10 @@ def _processor(
                 path = Path(download(repo, name, cache_dir=cache_dir))
             except FileNotFoundError:
                 continue
+            except HubUnreachableError as error:
+                text = f"pictures are prepared as for other models of its kind: {error}"
+                warn_user(UserWarning(f"hf-hub:{repo}: {text}"))
+                return None
         elif not path.is_file():
             continue
         content = _read_json(path)
