@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any
 import numpy as np
 import published
 import pytest
+import rerun
 from golden import recipe
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
 import vitpool
 from vitpool import cli
 from vitpool.checkpoint import Spec
+from vitpool.config import resolve
 from vitpool.registry.folder import load_model_config
 from vitpool.registry.transformers_config import parse_transformers
 
@@ -176,6 +181,7 @@ def test_dinov2_takes_the_size_of_its_processor() -> None:
     [
         (VIT | {"model_type": "swin"}, "of transformers' 'swin'; known are vit, "),
         (VIT | {"model_type": "beit\x1b"}, r"of transformers' 'beit\\x1b'"),
+        (VIT | {"hidden_act": "\x1b[31m"}, r"act_layer must be .*\\x1b"),
         (VIT | {"hidden_size": None}, "says no 'hidden_size'"),
         (VIT | {"hidden_size": "32"}, "hidden_size must be an integer, not str"),
         (VIT | {"patch_size": None}, "patch_size must be an integer"),
@@ -262,6 +268,10 @@ def test_the_short_side_is_resized_to_what_the_processor_says(resized: int) -> N
         ({"crop_size": {"height": 32, "width": 24}}, r"cut to \(32, 24\)"),
         ({"resample": 9}, "resample is 9"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"rescale_factor": 1e308}, r"rescale_factor is 1e\+308"),
+        ({"size": {"shortest_edge": 10**400}}, "a side of more than 65536 pixels"),
+        ({"size": {"\x1b[2J": 1}}, r"its size has \\x1b\[2J"),
+        ({"crop_size": [32]}, "crop_size must be one integer or two"),
         ({"image_mean": "red"}, "image_mean must be a number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -289,6 +299,43 @@ def test_the_processor_of_pictures_and_text_is_read(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"preprocessor_config\.json: not an object"):
         load_model_config(tmp_path)
+
+
+# -- what strangers write --
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, -1, 32, 10**30, 10**400])
+    | st.floats()
+    | st.sampled_from(["", "gelu", "dinov2", "clip_vision_model", "32", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["0", "height", "width"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+FIELDS = sorted({*VIT, *DINO, "vision_config", "use_swiglu_ffn", "projection_dim"})
+
+
+@rerun.settings(100)
+@given(data=st.data())
+@pytest.mark.parametrize("base", [VIT, DINO, {"model_type": "clip"}])
+def test_any_content_is_read_or_refused(base: Any, data: st.DataObject) -> None:
+    """With a ValueError, and numbers that a model and a transform can be asked with."""
+    draw = data.draw
+    config = base | draw(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3))
+    steps = st.dictionaries(st.sampled_from(sorted(CUT)), JSON, max_size=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            cfg, args = parsed(config, CUT | draw(steps))
+        except ValueError:
+            return
+    resolve(args)
+    with contextlib.suppress(ValueError):  # a deviation of 0, channels that differ
+        vitpool.create_transform(**vitpool.resolve_data_config(cfg))
 
 
 # -- timm's models in transformers' wrapper --

@@ -8,12 +8,13 @@ the configurations, models and image processors of transformers 5.24.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoint import activation_of, vision_of
 from ..config import DEFAULTS, as_float, as_int, as_pair, mlp_ratio_of, resolve
-from ..text import some, warn_user
+from ..text import printable, some, warn_user
 from .table import table
 
 _HALF = (0.5, 0.5, 0.5)
@@ -47,6 +48,7 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
 }
 # PIL's number of a filter.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+_MOST_PIXELS = 2**16  # of a side; a file's claim is not believed beyond it
 # Processors that resize, crop and normalise, and nothing else, by their family; and
 # those of them whose size, where it is one number, is that of the short side.
 _PROCESSORS = ("ViT", "CLIP", "Bit", "Siglip", "DeiT")
@@ -100,16 +102,14 @@ def parse_transformers(
             f"{', '.join(_PICTURES)}, and timm_wrapper"
         )
     try:
-        args = _model_args(kind, vision)
-        head = _head(config, kind, vision)
-        args |= head
+        args = _model_args(kind, vision) | _head(config, kind, vision)
         size, pictures = _pictures(kind, processor, args, name)
         if kind.startswith("dinov2"):
             # Its positions are resized to the picture's size at every call.
             args["img_size"] = size
         resolve(args)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(printable(f"{name}: {error}")) from None
     cfg = {
         **pictures,
         "input_size": (args["in_chans"], *size),
@@ -235,23 +235,19 @@ def _pictures(
     try:
         size, pictures = _prepared(processor)
     except (TypeError, ValueError) as error:
-        warn_user(
-            UserWarning(
-                f"{name}: pictures are prepared as for other models of "
-                f"{kind}, since what its preprocessor_config.json says cannot be done "
-                f"here: {error}"
-            )
+        text = (
+            f"{name}: pictures are prepared as for other models of {kind}, since what "
+            f"its preprocessor_config.json says cannot be done here: {error}"
         )
+        warn_user(UserWarning(printable(text)))
         return own, usual
     return size, usual | pictures
 
 
 def _prepared(said: Mapping[str, Any]) -> tuple[tuple[int, int], dict[str, Any]]:
     """An image processor's steps in timm's words; ValueError for other steps."""
-    family = str(said.get("image_processor_type") or said.get("feature_extractor_type"))
-    for ending in ("FeatureExtractor", "ImageProcessor", "ImageProcessorFast",
-                   "ImageProcessorPil"):  # fmt: skip
-        family = family.removesuffix(ending)
+    named = str(said.get("image_processor_type") or said.get("feature_extractor_type"))
+    family = re.sub("(FeatureExtractor|ImageProcessor(Fast|Pil)?)$", "", named)
     if family not in _PROCESSORS:
         raise ValueError(
             f"{family!r:.60} is no image processor that is known "
@@ -302,6 +298,8 @@ def _sizes(
         raise ValueError("the short side is resized and nothing is cut off")
     else:
         cut = resized
+    if max(*resized, *cut) > _MOST_PIXELS:
+        raise ValueError(f"a side of more than {_MOST_PIXELS} pixels")
     if cut != resized and (cut[0] != cut[1] or resized[0] != resized[1]):
         raise ValueError(f"resized to {resized} and then cut to {cut}")
     if short_side and cut[0] != cut[1]:
@@ -321,7 +319,7 @@ def _scaled(said: Mapping[str, Any]) -> dict[str, Any]:
     """mean and std of pixels from 0 to 1, whatever scale they are normalised at."""
     factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1
     scale = 255 * as_float(factor, "rescale_factor")
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise ValueError(f"rescale_factor is {factor}")
     scale = 1.0 if math.isclose(scale, 1.0, rel_tol=1e-9) else scale
     mean, std = said.get("image_mean"), said.get("image_std")
