@@ -88,7 +88,7 @@ def git(*arguments: str) -> set[str]:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="compares with git's files")
 def test_the_sdist_has_what_git_has(tmp_path: Path) -> None:
-    # the build's, not the tests': a venv has none, or with Python 3.10 one that is older
+    # the build's, not the tests': a venv has none, or (Python 3.10) an older one
     pytest.importorskip("setuptools", minversion="77")
     command = [
         sys.executable,

@@ -17,6 +17,7 @@ import vitpool
 from vitpool import cli
 
 DIGITS = Path(vitpool.__file__).parent / "models" / "vit_digits"
+DEFAULT = "vitpool: vit_digits: scanned digits; -m chooses another"
 SAMPLES = sorted((DIGITS / "samples").glob("*.png"))
 
 
@@ -116,7 +117,7 @@ def test_a_broken_picture_is_reported_and_the_rest_done(capsys, broken) -> None:
 
 
 def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None:
-    want = run(capsys, "classify", SAMPLES[3], "--json")
+    want = run(capsys, "classify", SAMPLES[3], "--json", "-m", "vit_digits")
     copy = tmp_path / "model"
     shutil.copytree(DIGITS, copy)
     for model in (DIGITS, f"local-dir:{copy}", copy):
@@ -149,7 +150,7 @@ def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None
         (["classify", "x.png", "--checkpoint", "/no.safetensors"], "/no.safetensors"),
         (["classify", "x.png", "--dtype", "float33"], "float33"),
         (["classify", "x.png", "--interpolation", "cubic"], "bicubic"),
-        (["classify", "x.png", "--img-size", "2"], "img_size"),
+        (["classify", "x.png", "--img-size", "2"], "--img-size (2, 2)"),
         (["classify", "x.png", "--num-classes", "0"], "no classifier"),
         (["classify", "x.png", "--model-kwargs", "depht=3"], "depht"),
         (["attention", "x.png", "-o", "x.tiff"], ".png"),
@@ -159,28 +160,83 @@ def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None
             "/no/folder" if sys.version_info >= (3, 11) else "vitpool[parquet]",
         ),
         (["embed", "x", "-o", "y", "--actors", "2"], "--engine ray"),
+        (["embed", "x", "-o", "y", "--engine", "ray", "-j", "2"], "-j is for"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(capsys, argv, words) -> None:
     code, out, err = run(capsys, *argv)
     assert (code, out) == (2, "")
-    assert words in err
-    assert err.startswith("vitpool: ")
-    assert err.count("\n") == 1
+    *before, line = err.splitlines()
+    assert words in line
+    assert line.startswith("vitpool: ")
+    assert before in ([], [DEFAULT])
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("argv", "words"),
     [
-        [], ["frob"], ["classify"], ["classify", "x", "--topk", "0"],
-        ["classify", "x", "-b", "-1"], ["classify", "x", "--crop-mode", "middle"],
-        ["classify", "x", "--model-kwargs", "a"],
+        ([], "missing: COMMAND"),
+        (["clasify"], "COMMAND: 'clasify', allowed are classify, embed, "),
+        (["clasify"], "; did you mean 'classify'?"),
+        (["classify"], "missing: IMAGE"),
+        (["classify", "--tokp", "3"], "--tokp: no such option; did you mean '--topk'?"),
+        (["classify", "x", "--tokp=3"], "did you mean '--topk'?"),
+        (["classify", "x", "-k"], "-k: no such option"),
+        (["--json", "list"], "--json: no such option"),
+        (["convert", "-o", "x", "y"], "unexpected: y"),
+        (["classify", "x", "--topk", "0"],
+         "--topk: '0', allowed is a whole number of 1 or more"),
+        (["classify", "x", "-b", "-1"], "-b/--batch-size: '-1', allowed is"),
+        (["classify", "x", "-z", "-b"], "-b/--batch-size: expected one argument"),
+        (["classify", "x", "-j", "two"], "-j/--workers: 'two', allowed is"),
+        (["classify", "x", "--mean", "x"], "--mean: 'x', allowed is a number"),
+        (["classify", "x", "--crop-mode", "centre"],
+         "--crop-mode: 'centre', allowed are center, squash, border; did you mean"),
+        (["classify", "x", "--model-kwargs", "a"], "'a' is not KEY=VALUE"),
+        (["completion", "tcsh"], "shell: 'tcsh', allowed are bash, zsh, fish"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_exit_code_2(capsys, argv) -> None:
+def test_wrong_usage_says_what_and_points_to_the_help(capsys, argv, words) -> None:
     code, out, err = run(capsys, *argv)
     assert (code, out) == (2, "")
-    assert "usage: vitpool" in err
+    said, pointer = err.splitlines()
+    assert words in said
+    assert said.startswith("vitpool: ")
+    commands = cli.build_parser().commands.choices
+    name = f" {argv[0]}" if argv and argv[0] in commands else ""
+    assert pointer == f"vitpool: see `vitpool{name} --help`"
+
+
+def test_what_begins_with_a_dash_and_is_no_option(
+    capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-x.png", "-1.png"):
+        shutil.copy(SAMPLES[0], name)
+    code, out, _ = run(capsys, "classify", "--topk", 1, "--", "-x.png", "-1.png")
+    assert code == 0
+    assert [line for line in out.splitlines() if line[0] != " "] == ["-x.png", "-1.png"]
+    argv = ["-b2", "./-x.png", "--top=1", "./-1.png", "--json"]  # in any order
+    assert run(capsys, "classify", *argv)[1].count('"file"') == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--threads", "100000"], "--threads must be from 1 to 256, not 100000"),
+        (["--crop-pct", "0"], "--crop-pct: 0.0, allowed is above 0"),
+        (["--img-size", "2"], "--img-size (2, 2) must be"),
+        (["--gp", "mapp"], "--global-pool must be one of"),
+        (["--dtype", "float33"], "--dtype must be 'float32', not 'float33'"),
+        (["--interpolation", "cubic"], "--interpolation: 'cubic'"),
+        (["--model-kwargs", "img_size=2"], "img_size (2, 2) must be"),
+    ],
+)
+def test_a_wrong_value_is_of_the_option_that_brought_it(capsys, argv, words) -> None:
+    code, out, err = run(capsys, "classify", SAMPLES[0], "-m", "vit_digits", *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"vitpool: {words}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("value", "traced"), [("1", True), ("0", False), ("", False)])
@@ -254,7 +310,7 @@ def test_attention(capsys, tmp_path, broken) -> None:
 def test_convert(capsys, tmp_path) -> None:
     out = tmp_path / "model"
     code, said, _ = run(
-        capsys, "convert", "-o", out, "--gp", "avg", "--num-classes", "4"
+        capsys, "convert", "-o", out, "--gp", "avg", "--num-classes", 4, "--new-head"
     )
     assert (code, said) == (0, f"{out}\n")
     model = vitpool.create_model(f"local-dir:{out}", pretrained=True)

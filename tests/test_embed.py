@@ -69,13 +69,17 @@ def test_rows_are_the_pictures_in_order(tmp_path, pictures, model) -> None:
     done = embed.embed_images(
         model, listed, tmp_path / "out", pools=["token", "map", "avg"], **OPTIONS
     )
-    assert done == (50, 2, 0)
+    assert done[:3] == (50, 2, 0)
     table = read(tmp_path / "out")
     vector = pa.list_(pa.float32(), 32)
     assert table.schema.remove_metadata() == pa.schema(
         [("path", pa.string()), ("token", vector), ("map", vector), ("avg", vector),
-         ("error", pa.string())]
+         ("error", pa.string()), ("size", pa.int64()),
+         ("mtime", pa.int64())]
     )  # fmt: skip
+    told = [os.stat(path) for path in listed]
+    assert table["size"].to_pylist() == [t.st_size for t in told]
+    assert table["mtime"].to_pylist() == [t.st_mtime_ns for t in told]
     assert table["path"].to_pylist() == listed
     errors = table["error"].to_pylist()
     assert [i for i, e in enumerate(errors) if e] == [7, 33]
@@ -130,10 +134,10 @@ def test_a_second_run_does_only_what_is_missing(tmp_path, pictures, model) -> No
     before = read(tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")}
     # the two that failed are tried again
-    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 48)
+    assert embed.embed_images(model, listed, tmp_path, **OPTIONS)[:3] == (50, 2, 48)
     (tmp_path / "part-000001.parquet").unlink()
     (tmp_path / ".part-000001.parquet.tmp").write_bytes(b"half")
-    assert embed.embed_images(model, listed, tmp_path, **OPTIONS) == (50, 2, 32)
+    assert embed.embed_images(model, listed, tmp_path, **OPTIONS)[:3] == (50, 2, 32)
     for path, stamp in stamps.items():
         changed = path.stat().st_mtime_ns != stamp
         assert changed == (path.name == "part-000001.parquet")
@@ -146,7 +150,11 @@ def test_a_longer_list_goes_on_where_the_shorter_ended(
 ) -> None:
     listed = names(pictures)
     embed.embed_images(model, listed[:20], tmp_path / "a", **OPTIONS)
-    assert embed.embed_images(model, listed, tmp_path / "a", **OPTIONS) == (50, 2, 19)
+    assert embed.embed_images(model, listed, tmp_path / "a", **OPTIONS)[:3] == (
+        50,
+        2,
+        19,
+    )
     embed.embed_images(model, listed, tmp_path / "b", **OPTIONS)
     assert read(tmp_path / "a").equals(read(tmp_path / "b"))
 
@@ -172,12 +180,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path, pictures, model) -> 
     )  # fmt: skip
     resized = create_transform((3, 32, 32), "nearest")
     for images, net, options, words in (
-        (listed[1:], model, {}, "holds other pictures"),
-        (listed[:30], model, {}, "holds other pictures"),
         (listed, other, {}, "made with other weights"),
         (listed, model, {"pools": ["avg"]}, "made with other pools"),
         (listed, model, {"transform": resized}, "made with other transform"),
-        (listed, model, {"part_size": 8}, "made with other part_size"),
     ):
         with pytest.raises(ValueError, match=words):
             embed.embed_images(
@@ -227,7 +232,7 @@ def test_a_list_may_be_a_file_and_names_need_not_be_utf8(tmp_path, pictures) -> 
     ]  # fmt: skip
     model = vitpool.create_model("vit_digits", pretrained=True)
     done = embed.embed_images(model, embed.list_images(listing), tmp_path / "out")
-    assert done == (3, 1, 0)
+    assert done[:3] == (3, 1, 0)
     table = read(tmp_path / "out")
     assert table["path"][1].as_py().endswith("/\\xff é.png")
     assert table["error"].to_pylist() == [None, None, "No such file or directory"]

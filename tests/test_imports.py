@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = (
-    {"_core", "text"},
+    {"_core", "text", "files"},
     {"config", "resample", "labels"},
     {"transforms"},
     {"model"},

@@ -69,9 +69,12 @@ def warn_user(warning: Warning) -> None:
     warnings.warn(warning, stacklevel=level)
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON of a value: exact, readable, and free of what a terminal would obey."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def json_text(value: Any, indent: int | None = None, *, ascii: bool = False) -> str:
+    """JSON of a value: exact, readable, and free of what a terminal would obey.
+
+    ascii: for a file that can hold no more than that.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii)
     # json has escaped what is below a space: the line ends left are its own
     return _UNPRINTABLE.sub(
         lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text

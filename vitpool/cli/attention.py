@@ -24,9 +24,15 @@ def add(commands: Any) -> None:
         "attention",
         parents=[model_options(), size_options(), picture_options(1)],
         help="draw what a model looks at",
+        description="Draw what a model looks at.",
+        examples=[
+            "vitpool attention photo.jpg -o seen.png",
+            "vitpool attention a.jpg b.jpg --layer rollout -o seen.png",
+            "vitpool attention photo.jpg -o heads.png --head all",
+        ],
     )
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or folders")
-    sub.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    sub.add_argument("-o", "--output", required=True, metavar="OUT.png", help="file")
     sub.add_argument(
         "--layer",
         default="auto",

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from .errors import OK
 from .options import (
     AS_JSON,
-    DEFAULT_MODEL,
     count,
-    is_weights,
-    load_model,
+    describe_model,
     model_options,
     size_options,
 )
@@ -26,10 +23,35 @@ def add(commands: Any) -> None:
         "benchmark",
         parents=[model_options(), size_options()],
         help="time the forward pass",
+        description="Time the forward pass, with random weights unless the model's "
+        "are here.",
+        examples=[
+            "vitpool benchmark -m vit_base_patch16_224 --threads 4",
+            "vitpool benchmark -m vit_base_patch16_224 -b 8 --profile",
+        ],
     )
-    sub.add_argument("-b", "--batch-size", type=count(1), default=1, metavar="N")
-    sub.add_argument("--num-warm-iter", type=count(0), default=3, metavar="N")
-    sub.add_argument("--num-bench-iter", type=count(1), default=20, metavar="N")
+    sub.add_argument(
+        "-b",
+        "--batch-size",
+        type=count(1),
+        default=1,
+        metavar="N",
+        help="pictures at once (default 1)",
+    )
+    sub.add_argument(
+        "--num-warm-iter",
+        type=count(0),
+        default=3,
+        metavar="N",
+        help="runs before the clock starts (default 3)",
+    )
+    sub.add_argument(
+        "--num-bench-iter",
+        type=count(1),
+        default=20,
+        metavar="N",
+        help="runs that are timed (default 20)",
+    )
     sub.add_argument("--profile", action="store_true", help="time of each operation")
     sub.add_argument("--json", **AS_JSON)
     sub.set_defaults(run=run)
@@ -44,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from .. import get_num_threads
     from ..transforms import resolve_data_config
 
-    own = is_weights(args.model) or os.path.isdir(args.model)
-    model = load_model(args, pretrained=own or args.model == DEFAULT_MODEL)
+    model = describe_model(args)
     shape = (args.batch_size, *resolve_data_config(model)["input_size"])
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     for _ in range(args.num_warm_iter):

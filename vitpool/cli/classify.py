@@ -10,6 +10,7 @@ from typing import Any
 from .errors import OK, SOME_FAILED, UsageError
 from .options import (
     AS_JSON,
+    add_inputs,
     count,
     load_model,
     model_options,
@@ -25,8 +26,14 @@ def add(commands: Any) -> None:
         "classify",
         parents=[model_options(), size_options(), picture_options(8)],
         help="print the most probable classes of pictures",
+        description="Print the most probable classes of pictures.",
+        examples=[
+            "vitpool classify photo.jpg --topk 3",
+            "vitpool classify photos more.jpg -m vit_base_patch16_224 --json",
+            "find photos -name '*.jpg' -print0 | vitpool classify -z -",
+        ],
     )
-    sub.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or folders")
+    add_inputs(sub, "images", "IMAGE")
     sub.add_argument(
         "--topk",
         type=count(1),
@@ -34,9 +41,17 @@ def add(commands: Any) -> None:
         metavar="K",
         help="classes to print (default 5)",
     )
-    sub.add_argument("--output-type", choices=("prob", "logit"), default="prob")
     sub.add_argument(
-        "--label-type", choices=("description", "name", "none"), default="description"
+        "--output-type",
+        choices=("prob", "logit"),
+        default="prob",
+        help="probabilities (default), or what they are made of",
+    )
+    sub.add_argument(
+        "--label-type",
+        choices=("description", "name", "none"),
+        default="description",
+        help="classes by description (default), by name, or by number alone",
     )
     sub.add_argument("--json", **AS_JSON)
     sub.set_defaults(run=run)
@@ -48,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..labels import best, labels_for, probabilities
 
+    paths = list(expand(args.images, args.null))
     model = load_model(args)
     if model.num_classes < 1 or model.global_pool == "":
         raise UsageError(
@@ -56,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         )
     labels = labels_for(model.pretrained_cfg or {}, model.num_classes)
     failed = 0
-    for batch in batches(args, model, list(expand(args.images))):
+    for batch in batches(args, model, paths):
         failed += len(batch.errors)
         logits = model(batch.inputs) if batch.good else np.empty((0, model.num_classes))
         values = probabilities(logits) if args.output_type == "prob" else logits

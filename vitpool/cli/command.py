@@ -3,27 +3,40 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from . import attention, benchmark, classify, convert, embed, info, list
-from .errors import CANNOT, OK, SOME_FAILED, StrictError, one_line, say
+from . import attention, benchmark, classify, completion, convert, embed, info, list
+from .errors import (
+    CANNOT,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    StrictError,
+    one_line,
+    say,
+)
+from .parser import Parser
 
-COMMANDS = (classify, embed, attention, info, list, convert, benchmark)
+CANNOT_RUN = (OSError, ValueError, TypeError, ImportError, MemoryError)
+COMMANDS = (classify, embed, attention, info, list, convert, benchmark, completion)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vitpool",
         description="timm's Vision Transformers on a CPU, without PyTorch.",
-        epilog="vitpool COMMAND --help tells a command's options. Exit codes: 0 done, "
-        "1 some pictures could not be read or no model matches, 2 wrong usage or it "
-        "cannot run.",
+        epilog="`vitpool COMMAND --help` tells a command's options, with examples.\n"
+        "Exit codes: 0 done, 1 some pictures could not be read or no model matches, "
+        "2 wrong usage or it cannot run, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"vitpool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -52,18 +65,43 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as error:  # argparse has printed; its codes are 0, 2
         return int(error.code or 0)
     try:
-        code: int = args.run(args)
+        with _said():
+            code: int = args.run(args)
         return code
     except KeyboardInterrupt:
         say("interrupted")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         raise
     except StrictError as error:
         say(str(error))
         return SOME_FAILED
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+    except (*CANNOT_RUN, Warning) as error:  # a warning where Python's -W has it so
         if os.environ.get("VITPOOL_TRACEBACK", "0") not in ("", "0"):
             raise
-        say(one_line(error))
+        say(args.parser.name_option(one_line(error), args))
         return CANNOT
+
+
+class _Sayer(logging.Handler):
+    """What the library logs, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Let the library's warnings come as one line each, as all that we say does."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(" ".join(str(message).split()))
+
+    log, sayer = logging.getLogger("vitpool"), _Sayer(logging.WARNING)
+    log.addHandler(sayer)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        log.removeHandler(sayer)

@@ -17,8 +17,17 @@ def add(commands: Any) -> None:
         "convert",
         parents=[model_options(), size_options()],
         help="write a model as a folder that vitpool and timm load",
+        description="Write a model, configuration and weights, as a folder that "
+        "vitpool and timm load.",
+        examples=[
+            "vitpool convert -m vit_base_patch16_siglip_224 -o siglip",
+            "vitpool convert -m vit.npz --arch vit_base_patch16_224 -o folder",
+            "vitpool convert --num-classes 5 --new-head -o new",
+        ],
     )
-    sub.add_argument("-o", "--output", required=True, metavar="DIR")
+    sub.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="folder to write"
+    )
     sub.set_defaults(run=run)
 
 

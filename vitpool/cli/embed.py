@@ -8,8 +8,10 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from .errors import OK, SOME_FAILED, StrictError, UsageError, say
+from .errors import INTERRUPTED, OK, SOME_FAILED, StrictError, UsageError, say
 from .options import (
+    add_inputs,
+    check_head,
     count,
     load_model,
     make_transform,
@@ -17,9 +19,10 @@ from .options import (
     model_options,
     picture_options,
     size_options,
+    tell_default,
     transform_arguments,
 )
-from .progress import note, print_text, progress
+from .progress import print_text, progress, tell_not_taken
 
 if TYPE_CHECKING:
     from ..embed import Summary
@@ -31,12 +34,15 @@ def add(commands: Any) -> None:
         "embed",
         parents=[model_options(), size_options(), picture_options(32)],
         help="write embeddings of many pictures to Parquet files",
+        description="Write embeddings of many pictures to Parquet files. A file that "
+        "is no picture by its name is a list, with one path a line.",
+        examples=[
+            "vitpool embed photos -o vectors -m vit_base_patch16_siglip_224",
+            "vitpool embed photos more.jpg list.txt -o vectors --pool map,avg",
+            "find photos -name '*.jpg' -print0 | vitpool embed -z - -o vectors",
+        ],
     )
-    sub.add_argument(
-        "data",
-        metavar="DIR_OR_LIST",
-        help="a folder (links are followed), or a text file with one path a line",
-    )
+    add_inputs(sub, "data", "DATA")
     sub.add_argument(
         "-o",
         "--output",
@@ -55,7 +61,17 @@ def add(commands: Any) -> None:
         metavar="N",
         help="pictures in a part file (default 2048)",
     )
-    sub.add_argument("--engine", choices=("local", "ray"), default="local")
+    sub.add_argument(
+        "--prune",
+        action="store_true",
+        help="delete the rows of pictures that are not in DATA (default: kept)",
+    )
+    sub.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="this machine (default), or a Ray cluster",
+    )
     sub.add_argument("--address", metavar="HOST:PORT", help="Ray cluster")
     sub.add_argument("--actors", type=count(1), metavar="N", help="Ray actors")
     sub.add_argument(
@@ -69,16 +85,36 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    if args.engine == "ray":
-        summary = _on_ray(args)
-    elif args.address or args.actors or args.num_cpus:
+    ray = args.engine == "ray"
+    if ray and args.workers:
+        raise UsageError(
+            "-j is for --engine local: a Ray actor decodes on its --num-cpus processors"
+        )
+    if not ray and (args.address or args.actors or args.num_cpus):
         raise UsageError("--address, --actors and --num-cpus need --engine ray")
-    else:
-        summary = _locally(args)
-    resumed = f", {summary.resumed} of them from before" if summary.resumed else ""
-    say(f"{summary.rows} pictures{resumed}, {summary.failed} not readable")
+    try:
+        summary = _on_ray(args) if ray else _locally(args)
+    except KeyboardInterrupt:
+        say(f"interrupted; what is done is in {args.output}: the same command goes on")
+        return INTERRUPTED
+    _tell(args, summary)
     print_text(args.output)
     return SOME_FAILED if summary.failed else OK
+
+
+def _tell(args: argparse.Namespace, summary: Summary) -> None:
+    """What the run came to, and what it did not do, in one line on stderr."""
+    unlisted = "deleted" if args.prune else "kept: --prune deletes them"
+    told = [
+        (summary.resumed, "of them from before"),
+        (summary.replaced, "replaced since and made again"),
+        (summary.missing, "not there now, their rows kept"),
+    ]
+    parts = [f"{count} {what}" for count, what in told if count]
+    parts.append(f"{summary.failed} not readable")
+    if summary.unlisted:
+        parts.append(f"{summary.unlisted} rows of pictures not listed ({unlisted})")
+    say(", ".join([f"{summary.rows} pictures", *parts]))
 
 
 def _pools(args: argparse.Namespace) -> list[str] | None:
@@ -86,14 +122,23 @@ def _pools(args: argparse.Namespace) -> list[str] | None:
     return None if args.pool is None else [p.strip() for p in args.pool.split(",")]
 
 
+def _is_stream(path: str) -> bool:
+    """Whether a path is of what can be read once only, as a pipe."""
+    file = os.path.isdir(path) or os.path.isfile(path)
+    return path == "-" or (os.path.exists(path) and not file)
+
+
 def _locally(args: argparse.Namespace) -> Summary:
     from .. import embed
-    from ..transforms import ImageError
+    from ..transforms import ImageError, NotTaken
 
     embed.need_pyarrow()
-    total = None
-    if os.path.isdir(args.data) or os.path.isfile(args.data):  # read once to count
-        total = sum(1 for _ in embed.list_images(args.data))
+    total, not_taken = None, NotTaken()
+    if not any(map(_is_stream, args.data)):
+        # read once to count, and to say at the start what is not in it
+        found = embed.list_images(args.data, not_taken=not_taken, null=args.null)
+        total = sum(1 for _ in found)
+        tell_not_taken(not_taken)
     model = load_model(args)
     if not args.pool and model.global_pool not in embed.POOLS:
         raise UsageError(f"{args.model} has no pool of its own: give --pool")
@@ -102,25 +147,31 @@ def _locally(args: argparse.Namespace) -> Summary:
 
     def report(path: str, reason: str) -> None:
         if not args.strict:
-            note(f"{path}: {reason}; row kept, null")
+            say(f"{path}: {reason}; row kept, null")
 
-    with progress((), args, total, "picture") as bar:
+    not_taken = NotTaken()
+    images = embed.list_images(args.data, not_taken=not_taken, null=args.null)
+    with progress(args, total, "picture") as bar:
         try:
-            return embed.embed_images(
+            summary = embed.embed_images(
                 model,
-                embed.list_images(args.data),
+                images,
                 args.output,
                 pools=_pools(args),
                 transform=transform,
                 batch_size=args.batch_size,
                 num_workers=args.workers,
                 part_size=args.part_size,
+                prune=args.prune,
                 strict=args.strict,
                 progress=bar.update,
                 report=report,
             )
         except ImageError as error:
             raise StrictError(str(error)) from error
+    if total is None:  # a pipe cannot be read twice
+        tell_not_taken(not_taken)
+    return summary
 
 
 def _on_ray(args: argparse.Namespace) -> Summary:
@@ -132,10 +183,15 @@ def _on_ray(args: argparse.Namespace) -> Summary:
         ) from error
     from ..embed import list_images
     from ..embed.ray import RAY_CPUS, embed_images
-    from ..transforms import default_cpus
+    from ..transforms import NotTaken, default_cpus
 
     options = model_arguments(args)
-    images = [os.path.abspath(path) for path in list_images(args.data)]
+    check_head(args, options)
+    tell_default(args)
+    not_taken = NotTaken()
+    found = list_images(args.data, not_taken=not_taken, null=args.null)
+    images = [os.path.abspath(path) for path in found]
+    tell_not_taken(not_taken)
     started = not ray.is_initialized()
     if started:
         # Ray counts processors, it does not bind them: two more, so that the actors
@@ -154,6 +210,7 @@ def _on_ray(args: argparse.Namespace) -> Summary:
             part_size=args.part_size,
             actors=args.actors,
             num_cpus=args.num_cpus or 1,
+            prune=args.prune,
             strict=args.strict,
         )
     except ray.exceptions.RayError as error:

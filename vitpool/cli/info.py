@@ -5,18 +5,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from typing import Any
 
 from .errors import OK
-from .options import (
-    AS_JSON,
-    DEFAULT_MODEL,
-    is_weights,
-    load_model,
-    model_options,
-    size_options,
-)
+from .options import AS_JSON, describe_model, model_options, size_options
 from .progress import print_json, print_text
 
 
@@ -26,6 +18,12 @@ def add(commands: Any) -> None:
         "info",
         parents=[model_options(), size_options()],
         help="tell about a model, or about this build",
+        description="Tell about a model, without downloading its weights, or about "
+        "this build.",
+        examples=[
+            "vitpool info -m vit_base_patch16_siglip_224",
+            "vitpool info --build --json",
+        ],
     )
     sub.add_argument("--json", **AS_JSON)
     sub.add_argument("--build", action="store_true", help="about this build only")
@@ -40,10 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.build:
         from ..transforms import resolve_data_config
 
-        # A model of the registry is built without its weights, so that nothing is
-        # downloaded to describe it.
-        own = is_weights(args.model) or os.path.isdir(args.model)
-        model = load_model(args, pretrained=own or args.model == DEFAULT_MODEL)
+        model = describe_model(args)
         cfg = model.pretrained_cfg or {}
         shapes = model.param_shapes()
         count = sum(math.prod(shape) for shape in shapes.values())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vitpool list`: the names of models."""
+"""`vitpool list`: the names of models, and what they are."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from .errors import NOTHING_FOUND, OK, say
@@ -13,10 +14,26 @@ from .progress import print_json, print_text
 
 def add(commands: Any) -> None:
     """The command's own arguments."""
-    sub = commands.add_parser("list", help="list the models")
-    sub.add_argument("filter", nargs="?", default="", help="a pattern: 'vit_base*'")
+    sub = commands.add_parser(
+        "list",
+        help="list the models",
+        description="List the models.",
+        examples=[
+            "vitpool list 'vit_base*'",
+            "vitpool list -l --pretrained '*siglip*'",
+        ],
+    )
+    sub.add_argument(
+        "filter", nargs="?", default="", metavar="PATTERN", help="as in 'vit_base*'"
+    )
     sub.add_argument(
         "--pretrained", action="store_true", help="those with weights, by tag"
+    )
+    sub.add_argument(
+        "-l",
+        "--long",
+        action="store_true",
+        help="with parameters, picture size, pool, classes and licence of the weights",
     )
     sub.add_argument("--json", **AS_JSON)
     sub.set_defaults(run=run)
@@ -27,7 +44,14 @@ def run(args: argparse.Namespace) -> int:
     from ..registry import list_models
 
     names = list_models(args.filter, pretrained=args.pretrained)
-    if args.json:
+    if args.long:
+        models = [describe(name) for name in names]
+        if args.json:
+            print_json(models)
+        elif models:
+            for line in _columns(models):
+                print_text(line)
+    elif args.json:
         print_json(names)
     else:
         for name in names:
@@ -36,3 +60,40 @@ def run(args: argparse.Namespace) -> int:
         say(f"no model matches {args.filter!r}")
         return NOTHING_FOUND
     return OK
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A model by its name and configuration; nothing of it is made."""
+    from ..checkpoint.spec import Spec
+    from ..registry.create import plan_model
+
+    plan = plan_model(name)
+    spec = Spec.from_options(plan.options, plan.cfg, plan.arch)
+    return {
+        "name": name,
+        "parameters": sum(math.prod(shape) for shape in spec.shapes.values()),
+        "img_size": list(spec.options["img_size"]),
+        "global_pool": spec.options["global_pool"],
+        "num_classes": spec.options["num_classes"],
+        "license": plan.cfg.get("license"),
+    }
+
+
+def _columns(models: list[dict[str, Any]]) -> list[str]:
+    """A table for eyes; numbers to the right."""
+    rows = [("name", "parameters", "size", "pool", "classes", "licence")]
+    for model in models:
+        millions = f"{model['parameters'] / 1e6:.1f} M"
+        size = "x".join(str(side) for side in model["img_size"])
+        pool, classes = model["global_pool"] or "-", str(model["num_classes"] or "-")
+        row = (model["name"], millions, size, pool, classes, model["license"] or "-")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = (1, 2, 4)
+    return [
+        "  ".join(
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

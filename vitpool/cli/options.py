@@ -8,9 +8,10 @@ import ast
 import os
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, say
 
 DEFAULT_MODEL = "vit_digits"
+DEFAULT_IS = f"{DEFAULT_MODEL}: scanned digits; -m chooses another"
 AS_JSON: dict[str, Any] = {"action": "store_true", "help": "print JSON"}
 
 
@@ -32,27 +33,51 @@ class _KeyValues(argparse.Action):
         setattr(namespace, self.dest, out)
 
 
+class _Chosen(argparse.Action):
+    """The model, and that it is chosen, not left at the default."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        namespace.model, namespace.chosen = values, True
+
+
 def count(least: int) -> Any:
     """A type for argparse: an integer of at least so much."""
 
     def parse(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"{value}, allowed is {least} or more")
+            raise argparse.ArgumentTypeError(
+                f"{text!r}, allowed is a whole number of {least} or more"
+            )
         return value
 
     return parse
 
 
+def number(text: str) -> float:
+    """A type for argparse: any number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, allowed is a number") from None
+
+
 def model_options() -> argparse.ArgumentParser:
     """Which model, with which weights."""
     parser = argparse.ArgumentParser(add_help=False)
+    parser.set_defaults(chosen=False)
     group = parser.add_argument_group("model")
     add = group.add_argument
     add(
         "-m",
         "--model",
         metavar="MODEL",
+        action=_Chosen,
         default=DEFAULT_MODEL,
         help="a name (`vitpool list`), hf-hub:org/name[@rev], a folder in timm's hub "
         f"layout, or a weights file with --arch (default {DEFAULT_MODEL})",
@@ -66,6 +91,12 @@ def model_options() -> argparse.ArgumentParser:
         help="use the model's own weights",
     )
     add("--num-classes", type=count(0), metavar="N", help="classes of the model")
+    add(
+        "--new-head",
+        action="store_true",
+        help="take a head without training, where the weights have none for these "
+        "classes",
+    )
     add(
         "--gp",
         "--global-pool",
@@ -93,6 +124,23 @@ def model_options() -> argparse.ArgumentParser:
     return parser
 
 
+def add_inputs(sub: argparse.ArgumentParser, name: str, metavar: str) -> None:
+    """The pictures that a command is for."""
+    sub.add_argument(
+        name,
+        nargs="+",
+        metavar=metavar,
+        help="pictures; folders of them (links are followed, hidden names are not); "
+        "- for paths on stdin, one a line",
+    )
+    sub.add_argument(
+        "-z",
+        "--null",
+        action="store_true",
+        help="paths in a list end in a NUL byte, as `find -print0` writes them",
+    )
+
+
 def size_options() -> argparse.ArgumentParser:
     """The size of the input."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -113,10 +161,16 @@ def picture_options(batch_size: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("pictures")
     add = group.add_argument
-    add("--crop-pct", type=float, metavar="X", help="part of the picture kept")
-    add("--crop-mode", choices=("center", "squash", "border"))
-    add("--mean", type=float, nargs="+", metavar="X", help="mean of the pixels, 0 to 1")
-    add("--std", type=float, nargs="+", metavar="X", help="their standard deviation")
+    add("--crop-pct", type=number, metavar="X", help="part of the picture kept")
+    add(
+        "--crop-mode",
+        choices=("center", "squash", "border"),
+        help="how a picture becomes one of the model's size",
+    )
+    add(
+        "--mean", type=number, nargs="+", metavar="X", help="mean of the pixels, 0 to 1"
+    )
+    add("--std", type=number, nargs="+", metavar="X", help="their standard deviation")
     add("--interpolation", metavar="NAME", help="bilinear, bicubic, lanczos, ...")
     add("--exif", action="store_true", help="turn pictures as their EXIF data says")
     add(
@@ -129,7 +183,12 @@ def picture_options(batch_size: int) -> argparse.ArgumentParser:
     )
     add("-j", "--workers", type=count(1), metavar="N", help="decoding threads")
     add("--strict", action="store_true", help="stop at a picture that cannot be read")
-    add("-q", "--quiet", action="store_true", help="no progress bar")
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no bar, and no word on the default model",
+    )
     return parser
 
 
@@ -218,13 +277,58 @@ def _construction(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, (value, _) in given.items()}
 
 
-def load_model(args: argparse.Namespace, pretrained: bool = True) -> Any:
-    """Create the model that the options describe."""
+def load_model(args: argparse.Namespace) -> Any:
+    """Create the model that the options describe, with its weights."""
+    options = model_arguments(args)
+    check_head(args, options)
+    return _create(args, options)
+
+
+def describe_model(args: argparse.Namespace) -> Any:
+    """The same, but with weights only where those are here: none are downloaded."""
+    own = is_weights(args.model) or os.path.isdir(args.model)
+    here = own or args.model == DEFAULT_MODEL
+    return _create(args, model_arguments(args, pretrained=here))
+
+
+def _create(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     from .. import create_model, set_num_threads
 
     if args.threads:
-        set_num_threads(args.threads)
-    return create_model(**model_arguments(args, pretrained))
+        try:
+            set_num_threads(args.threads)
+        except ValueError as error:
+            why = str(error).removeprefix("n ")
+            raise UsageError(f"--threads {why}") from error
+    model = create_model(**options)
+    tell_default(args)
+    return model
+
+
+def tell_default(args: argparse.Namespace) -> None:
+    """Say what the model is that nobody chose."""
+    if not args.chosen and not getattr(args, "quiet", False):
+        say(DEFAULT_IS)
+
+
+def check_head(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """UsageError for a head that no weights are for, unless --new-head asks for it."""
+    from ..registry.create import plan_model
+
+    if not options["pretrained"]:
+        return
+    apart = ("pretrained", "checkpoint_path", "dtype")
+    plan = plan_model(**{k: v for k, v in options.items() if k not in apart})
+    trained, wanted = plan.cfg.get("num_classes"), plan.options.get("num_classes")
+    new = bool(wanted) and trained not in (None, wanted)
+    if args.new_head and not new:
+        raise UsageError("--new-head: say with --num-classes how many classes it has")
+    if new and not args.new_head:
+        has = f"have a head of {trained} classes" if trained else "have no head"
+        raise UsageError(
+            f"the weights of {args.model} {has}: one of {wanted} would be untrained; "
+            "--new-head takes it so"
+        )
 
 
 def transform_arguments(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,55 +6,84 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..text import json_text, printable
-from .errors import StrictError
+from .errors import StrictError, bars, say, write
 from .options import make_transform
+
+DELAY = 0.5  # seconds without a bar: what is done by then needs none
 
 
 def print_text(line: str) -> None:
     """A line of a result on stdout, for eyes."""
-    print(printable(line))
+    write(printable(line), sys.stdout)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """A result on stdout, for a program."""
-    print(json_text(value, indent))
+    """A result on stdout, for a program: ASCII alone where stdout has no more."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    write(json_text(value, indent, ascii=not unicode), sys.stdout)
 
 
-def note(line: str) -> None:
-    """A line on stderr, above the bar."""
+@contextlib.contextmanager
+def progress(
+    args: Any, total: int | None, unit: str, hide: bool = False
+) -> Iterator[Any]:
+    """A tqdm bar on stderr, which is gone at the end.
+
+    None with --quiet, where stderr is no terminal or one without a cursor, and in the
+    first half second.
+    """
     from tqdm import tqdm
 
-    with contextlib.suppress(BrokenPipeError):
-        tqdm.write(printable(f"vitpool: {line}"), file=sys.stderr)
+    hide = hide or args.quiet or os.environ.get("TERM") == "dumb"
+    with tqdm(
+        total=total,
+        unit=unit,
+        disable=True if hide else None,  # None: where stderr is no terminal
+        file=sys.stderr,
+        delay=DELAY,
+        leave=False,
+        dynamic_ncols=True,
+        miniters=1,  # else a thread of tqdm's draws it, be a line half written or not
+    ) as bar:
+        shown = [] if bar.disable else [bar]
+        bars.extend(shown)
+        try:
+            yield bar
+        finally:
+            for own in shown:
+                bars.remove(own)
 
 
-def expand(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are, folders as the pictures in them."""
-    from ..transforms import find_images
-
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-            continue
-        found = False
-        for picture in find_images(path):
-            found = True
-            yield picture
-        if not found:
-            raise FileNotFoundError(f"{path}: no pictures in this folder")
+def _is_piped() -> bool:
+    """Whether stdout goes to another program, which may write to our terminal."""
+    try:
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # not a file of the system
+        return False
 
 
-def progress(items: Iterable[Any], args: Any, total: int | None, unit: str) -> Any:
-    """A tqdm bar on stderr; none where stderr is no terminal, or with --quiet."""
-    from tqdm import tqdm
+def expand(paths: Sequence[str], null: bool = False) -> Iterator[str]:
+    """Files as they are, folders as the pictures in them, `-` as the paths on stdin.
 
-    hide = True if args.quiet else None
-    return tqdm(items, total=total, unit=unit, disable=hide, file=sys.stderr)
+    At the end says what was not taken. null: the paths on stdin end in NUL bytes.
+    """
+    from ..transforms import NotTaken, images_of
+
+    not_taken = NotTaken()
+    yield from images_of(paths, not_taken=not_taken, null=null, lists=False)
+    tell_not_taken(not_taken)
+
+
+def tell_not_taken(not_taken: Any) -> None:
+    """One line on what a search for pictures did not take, and why."""
+    if not_taken:
+        say(f"not taken: {not_taken}")
 
 
 def batches(args: argparse.Namespace, model: Any, paths: list[str]) -> Iterator[Any]:
@@ -62,13 +91,13 @@ def batches(args: argparse.Namespace, model: Any, paths: list[str]) -> Iterator[
     from ..transforms import stream
 
     transform = make_transform(args, model)
-    with progress((), args, len(paths), "picture") as bar:
+    with progress(args, len(paths), "picture", hide=_is_piped()) as bar:
         for batch in stream(
             paths, transform, batch_size=args.batch_size, num_workers=args.workers
         ):
             for index, reason in batch.errors.items():
                 if args.strict:
                     raise StrictError(f"{batch.sources[index]}: {reason}")
-                note(f"{batch.sources[index]}: {reason}; skipped")
+                say(f"{batch.sources[index]}: {reason}; skipped")
             yield batch
             bar.update(len(batch.sources))

@@ -12,14 +12,24 @@ from typing import Any
 import PIL
 
 from .. import _core
+from ..config import resolve
 from ..model import POOLS, Pooling
 from ..transforms import Transform, default_workers
 
 __all__ = ["FORMAT", "POOLS", "Embedder", "difference", "versions"]
 
 # The version of what `Embedder.identity` tells and of the numbers behind it. It goes up
-# when a vector or a pixel of the same model becomes another, beyond rounding.
-FORMAT = 2
+# when a vector or a pixel of the same model becomes another, beyond rounding, and with
+# the columns that a row has.
+FORMAT = 3
+
+# What no vector depends on: the classifier, what other sizes the model would take (the
+# transform says which it gets), where its scales began (they are weights), and its own
+# pool (the norms that follow from that are options themselves).
+_NOT_COMPARED = {
+    *("num_classes", "dynamic_img_size", "dynamic_img_pad"),
+    *("init_values", "has_init_values", "global_pool"),
+}
 
 
 class Embedder(Pooling):
@@ -28,19 +38,23 @@ class Embedder(Pooling):
     def identity(self, transform: Transform) -> dict[str, Any]:
         """What makes two runs' vectors the same up to rounding, as JSON has it.
 
-        That is every weight and option but the classifier's, the pools, the transform,
-        and the version of the numbers. Not the machine, nor Pillow's release: their
-        difference is one of rounding.
+        That is every weight but the classifier's, every option that a vector depends
+        on, by its value and not by what is default, the pools, the transform, and the
+        version of the numbers. Not threads, batches, the machine, nor Pillow's release:
+        their difference is one of rounding.
         """
-        options = {k: v for k, v in self.model.config.items() if k != "num_classes"}
+        model = self.model
+        options = {
+            **resolve(model.config),
+            "pool_include_prefix": model.pool_include_prefix,  # "prr" implies it
+        }
         told = {
             "format": FORMAT,
-            "model": type(self.model).__name__,
-            "options": options,
+            "model": type(model).__name__,
+            "options": {k: v for k, v in options.items() if k not in _NOT_COMPARED},
             "weights": self._digest(),
-            "dtype": str(self.model.dtype),
             "pools": self.sizes,
-            "transform": repr(transform),
+            "transform": {"class": type(transform).__name__, **transform.options},
         }
         identity: dict[str, Any] = json.loads(json.dumps(told))
         return identity

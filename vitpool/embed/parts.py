@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
-import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .embedder import difference, versions
+from ..files import replacing
+from .embedder import versions
+from .rows import Stamp
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,12 +26,11 @@ _NAME = re.compile(r"part-(\d{6,})\.parquet")
 
 
 class Part(NamedTuple):
-    """A part file: its name, how many rows it has, which of them are to be made."""
+    """Rows of a part file that are on their way: their places in it, their stamps."""
 
     path: Path
-    rows: int
-    todo: list[int]
-    meta: dict[str, Any]
+    places: Sequence[int]  # those past the end of what is there are added
+    stamps: list[Stamp]
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -52,7 +51,8 @@ def numbers_in(folder: Path) -> list[int]:
     return sorted(numbers)
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> dict[str, Any]:
+    """What made a part: its run, rows, versions; ValueError for any other file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,46 +64,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not written by vitpool embed; give another -o")
     meta: dict[str, Any] = json.loads(raw)
     return meta
-
-
-def plan(path: Path, first: int, paths: Sequence[str], run: dict[str, Any]) -> Part:
-    """A part of these pictures, the first of which is picture number `first`.
-
-    Of a part that is there the rows that failed are to be made again, and those that
-    were added to its pictures since. Raises ValueError where it holds other pictures,
-    or was made by another run.
-    """
-    import pyarrow.parquet as pq
-
-    meta = {"run": run, "rows": len(paths), "paths": digest_of(paths)}
-    if not path.exists():
-        return Part(path, len(paths), list(range(len(paths))), meta)
-    there = _read_meta(path)
-    other = difference(there["run"], run)
-    if other:
-        raise ValueError(f"{path}: {other}; give another -o, or delete the old parts")
-    rows = there["rows"]
-    if rows > len(paths) or there["paths"] != digest_of(paths[:rows]):
-        last = first + max(rows, len(paths)) - 1
-        raise ValueError(
-            f"{path}: holds other pictures than are now numbers {first} to {last}; "
-            "give another -o, or delete the old parts"
-        )
-    todo: list[int] = []
-    if there["failed"]:
-        error = pq.read_table(path, columns=["error"])["error"]
-        todo = [
-            row for row, failed in enumerate(error.is_valid().to_pylist()) if failed
-        ]
-    return Part(path, len(paths), [*todo, *range(rows, len(paths))], meta)
-
-
-def digest_of(paths: Iterable[str]) -> str:
-    """A text that tells one list of paths from another."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
 
 
 # What a file system says that has no locks: NFS without them, Lustre without -o flock,
@@ -136,39 +96,42 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name once it is whole, and on the disk."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    with open(hidden, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(hidden, path)
-
-
 def remove_stale(folder: Path) -> None:
     """Delete what `replacing` was writing when a run was killed."""
     for path in folder.glob(".*.parquet.tmp"):
         path.unlink()
 
 
-def write_part(part: Part, made: pyarrow.Table) -> None:
-    """Write a part: the rows that were to be made, among those that are there."""
+def write_part(part: Part, made: pyarrow.Table, run: Mapping[str, Any]) -> None:
+    """Write a part: the rows that were made, among those that are there."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     whole = made
     if part.path.exists():
-        old = pq.read_table(part.path).select(made.column_names)
-        order = np.arange(part.rows)
-        order[part.todo] = len(old) + np.arange(len(made))
+        old = read_part(part.path).select(made.column_names)
+        order = np.arange(max(len(old), part.places[-1] + 1))
+        order[part.places] = len(old) + np.arange(len(made))
         whole = pa.concat_tables([old, made]).take(pa.array(order)).combine_chunks()
         if whole.equals(old):  # what failed has failed again
             return
-    failed = part.rows - whole["error"].null_count
-    meta = {**part.meta, "failed": failed, "versions": versions()}
-    whole = whole.replace_schema_metadata({_META: json.dumps(meta).encode()})
-    with replacing(part.path) as file:
+    replace_part(part.path, whole, run)
+
+
+def replace_part(path: Path, table: pyarrow.Table, run: Mapping[str, Any]) -> None:
+    """Write a part, in place of what is there."""
+    import pyarrow.parquet as pq
+
+    rows, good = len(table), table["error"].null_count
+    meta = {"run": run, "rows": rows, "failed": rows - good, "versions": versions()}
+    table = table.replace_schema_metadata({_META: json.dumps(meta).encode()})
+    with replacing(path) as file:
         # vectors neither repeat nor compress
-        pq.write_table(whole, file, use_dictionary=["error"])
+        pq.write_table(table, file, use_dictionary=["error"])
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pyarrow.Table:
+    """The rows of a part."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read(columns)
+    return table.replace_schema_metadata(None)

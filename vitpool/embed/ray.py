@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._core import set_num_threads
+from ..files import replacing
 from ..registry import create_model
 from ..transforms import (
     ImageError,
@@ -27,9 +29,9 @@ from ..transforms import (
 )
 from . import embedder
 from .embedder import difference, versions
-from .local import Summary
-from .parts import locked, remove_stale, replacing
-from .rows import need_pyarrow, paths_of, table, text
+from .local import Summary, paths_of
+from .parts import locked, remove_stale
+from .rows import Stamp, need_pyarrow, stamp_of, table, text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -50,7 +52,8 @@ class Embedder:
 
     A batch is a pyarrow Table (batch_format="pyarrow") with the column `path`, or
     `path` and `bytes` as from `ray.data.read_binary_files(..., include_paths=True)`;
-    what comes back has the columns path, one for each pool, error.
+    what comes back has the columns of `vitpool.embed.schema`; of bytes nobody tells
+    size and mtime.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Embedder:
         paths = batch.column("path").to_pylist()
         content = "bytes" in batch.column_names
         sources = batch.column("bytes").to_pylist() if content else paths
+        stamps = [None if content else stamp_of(path) for path in paths]
         good: list[int] = []
         errors: dict[int, str] = {}
         vectors = {p: [] for p in self.embedder.pools}  # type: ignore[var-annotated]
@@ -99,7 +103,7 @@ class Embedder:
             pool: np.concatenate([np.empty((0, size), np.float32), *vectors[pool]])
             for pool, size in self.embedder.sizes.items()
         }
-        return table(paths, whole, good, errors)
+        return table(paths, whole, good, errors, stamps)
 
 
 def _open(
@@ -146,7 +150,7 @@ def _write_list(paths: list[str], target: Path) -> None:
 
 def embed_images(
     model: str | Mapping[str, Any],
-    images: Iterable[str | os.PathLike[str]],
+    images: Any,
     output: str | os.PathLike[str],
     *,
     pools: Sequence[str] | None = None,
@@ -155,21 +159,23 @@ def embed_images(
     part_size: int = 2048,
     actors: int | None = None,
     num_cpus: int = 1,
+    prune: bool = False,
     strict: bool = False,
 ) -> Summary:
     """Embed pictures on the Ray cluster this process is connected to.
 
-    model, pools, transform, strict: as `Embedder`. images: paths that every node can
-    open, each once. output: a folder that every node can write; `<output>.ray` beside
-    it keeps the list and Ray Data's checkpoint, so that the same call goes on where it
-    was stopped, and tries the pictures that failed once more; more pictures may be
-    listed. actors: at most so many; default one for each num_cpus processors of the
-    cluster, less the two that Ray needs besides.
+    model, pools, transform, strict: as `Embedder`. images, prune: as for
+    `vitpool.embed.embed_images`, but paths that every node can open, each once. output:
+    a folder that every node can write; `<output>.ray` beside it keeps the list and Ray
+    Data's checkpoint, so that the same call goes on where it was stopped. As there,
+    rows that failed and those of pictures that are others by now are made again, and
+    rows of pictures that are not listed stay, unless prune. actors: at most so many;
+    default one for each num_cpus processors of the cluster, less the two that Ray needs
+    besides.
 
     The model is made in this process too, to see that it can be, and what it is: each
     actor must find the same. Raises ValueError for a picture listed twice, where the
-    folder belongs to another run or holds pictures that are not listed, and for a
-    cluster too small.
+    folder belongs to another run, and for a cluster too small.
     """
     need_pyarrow()
     import pyarrow.dataset as dataset
@@ -204,8 +210,7 @@ def embed_images(
         remove_stale(folder)
         remove_stale(state / "checkpoint")
         _write_list(paths, state / "paths.parquet")
-        _forget_failed(folder, state / "checkpoint", listed)
-        before = count_rows(folder)
+        there = _forget(folder, state / "checkpoint", listed, prune)
         _compute(
             folder,
             state,
@@ -223,7 +228,16 @@ def embed_images(
         )
     done = dataset.dataset(folder, format="parquet")
     failed = done.count_rows(filter=dataset.field("error").is_valid())
-    return Summary(done.count_rows(), failed, before)
+    if not prune:
+        failed -= there["unlisted, failed"]
+    return Summary(
+        rows=len(paths),
+        failed=failed,
+        resumed=there["resumed"],
+        replaced=there["replaced"],
+        missing=there["missing"],
+        unlisted=there["unlisted"],
+    )
 
 
 def _begin(folder: Path, told: Path, run: dict[str, Any]) -> None:
@@ -246,29 +260,47 @@ def _begin(folder: Path, told: Path, run: dict[str, Any]) -> None:
         file.write(text.encode() + b"\n")
 
 
-def _forget_failed(folder: Path, checkpoint: Path, listed: set[str]) -> None:
-    """Take the rows that failed out of what is done, so that Ray makes them again.
+def _forget(
+    folder: Path, checkpoint: Path, listed: set[str], prune: bool
+) -> Counter[str]:
+    """Take rows out of what is done, so that Ray makes them again; counts the rows.
 
-    The checkpoint forgets first: killed at any point, it leaves rows that the next run
-    takes out, and none is lost or there twice. ValueError for a row that is not listed.
+    Those are rows that failed and those of other pictures by now; with prune also those
+    that are not listed. The checkpoint forgets first: killed at any point, it leaves
+    rows that the next run takes out, and none is lost or there twice.
     """
     import pyarrow as pa
 
-    failed: dict[Path, list[str]] = {}
+    counts: Counter[str] = Counter()
+    out: dict[Path, list[str]] = {}
     for file in folder.glob("*.parquet"):
-        rows = _read(file, ["path", "error"])
-        for row in rows.to_pylist() if rows is not None else ():
-            if row["path"] not in listed:
-                raise ValueError(
-                    f"{folder}: holds {row['path']}, which is not listed now; give "
-                    "another -o"
-                )
-            if row["error"] is not None:
-                failed.setdefault(file, []).append(row["path"])
-    again = pa.array([path for paths in failed.values() for path in paths], pa.string())
-    if len(again):
-        for file in [*checkpoint.glob("*.parquet"), *failed]:
-            _remove_rows(file, again)
+        rows = _read(file, ["path", "error", "size", "mtime"])
+        for path, failed, stamp in () if rows is None else _told(rows):
+            if path in listed:
+                now = stamp_of(path)
+                replaced = not failed and now not in (None, stamp)
+                again = failed or replaced
+                counts["replaced"] += replaced
+                counts["resumed"] += not again
+                counts["missing"] += not again and now is None
+            else:
+                again = prune
+                counts["unlisted"] += 1
+                counts["unlisted, failed"] += failed
+            if again:
+                out.setdefault(file, []).append(path)
+    names = pa.array([path for paths in out.values() for path in paths], pa.string())
+    if len(names):
+        for file in [*checkpoint.glob("*.parquet"), *out]:
+            _remove_rows(file, names)
+    return counts
+
+
+def _told(rows: pyarrow.Table) -> Iterator[tuple[str, bool, Stamp]]:
+    """Each row's path, whether it failed, its stamp."""
+    paths, failed = rows["path"].to_pylist(), rows["error"].is_valid().to_pylist()
+    sizes, times = (rows[name].to_pylist() for name in ("size", "mtime"))
+    return zip(paths, failed, zip(sizes, times, strict=True), strict=True)
 
 
 def _remove_rows(file: Path, paths: pyarrow.Array) -> None:

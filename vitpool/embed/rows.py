@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,34 @@ def need_pyarrow() -> None:
         )
 
 
+# The size of a picture's file and when it was written, in ns since 1970; None where the
+# file is not there. What has another stamp is taken for another picture.
+Stamp: TypeAlias = tuple[int, int] | None
+
+_LATEST = 2**63 - 1  # in the year 2262; file systems have later ones
+
+
+def stamp_of(path: str) -> Stamp:
+    """The stamp of a file."""
+    try:
+        told = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name that no file has
+        return None
+    return told.st_size, min(told.st_mtime_ns, _LATEST)
+
+
 def schema(sizes: dict[str, int]) -> pyarrow.Schema:
-    """The columns: path, a vector for each pool, error."""
+    """The columns: path, a vector for each pool, error, and the file's stamp.
+
+    That is its size in bytes and its mtime, ns since 1970, as they were before it was
+    read.
+    """
     import pyarrow as pa
 
     vectors = [(pool, pa.list_(pa.float32(), size)) for pool, size in sizes.items()]
-    return pa.schema([("path", pa.string()), *vectors, ("error", pa.string())])
+    # no timestamp: its nanoseconds cannot become Python's, so to_pylist() would fail
+    stamp = [("size", pa.int64()), ("mtime", pa.int64())]
+    return pa.schema([("path", pa.string()), *vectors, ("error", pa.string()), *stamp])
 
 
 def table(
@@ -48,8 +70,12 @@ def table(
     vectors: dict[str, NDArray[np.float32]],
     good: Sequence[int],
     errors: dict[int, str],
+    stamps: Sequence[Stamp] = (),
 ) -> pyarrow.Table:
-    """Rows in the order of paths; vectors[pool] has a row for each index in good."""
+    """Rows in the order of paths; vectors[pool] has a row for each index in good.
+
+    stamps: what `stamp_of` gave for each path before it was read; default none.
+    """
     import pyarrow as pa
 
     missing = np.ones(len(paths), bool)
@@ -65,6 +91,9 @@ def table(
         )
     reasons = [text(errors[i]) if i in errors else None for i in range(len(paths))]
     columns.append(pa.array(reasons, pa.string()))
+    for place in (0, 1):
+        column = [stamp and stamp[place] for stamp in stamps or [None] * len(paths)]
+        columns.append(pa.array(column, pa.int64()))
     sizes = {pool: rows.shape[1] for pool, rows in vectors.items()}
     return pa.Table.from_arrays(columns, schema=schema(sizes))
 
@@ -76,20 +105,6 @@ def text(path: str) -> str:
     except UnicodeEncodeError:  # a character that no name has
         raw = path.encode("utf-8", "backslashreplace")
     return raw.decode("utf-8", "backslashreplace")
-
-
-def paths_of(images: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """The paths as text; TypeError for one path in place of several, or for no path."""
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise TypeError(f"images: {images!r}, allowed are paths, as of list_images")
-
-    def path(image: Any) -> str:
-        name = os.fspath(image)
-        if not isinstance(name, str):
-            raise TypeError(f"images: {type(name).__name__} in it, allowed are paths")
-        return name
-
-    return map(path, images)
 
 
 class Rows:
@@ -108,8 +123,9 @@ class Rows:
             self.rows.append((source, own, batch.errors.get(index)))
         self.count += len(batch.sources)
 
-    def take(self, count: int) -> pyarrow.Table:
-        """The first rows as a table."""
+    def take(self, stamps: Sequence[Stamp]) -> pyarrow.Table:
+        """The first rows as a table: one for each stamp."""
+        count = len(stamps)
         taken = [self.rows.popleft() for _ in range(count)]
         self.count -= count
         good = [i for i, row in enumerate(taken) if row[1] is not None]
@@ -120,4 +136,4 @@ class Rows:
             )
             for pool, size in self.sizes.items()
         }
-        return table([row[0] for row in taken], vectors, good, errors)
+        return table([row[0] for row in taken], vectors, good, errors, stamps)

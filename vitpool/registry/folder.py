@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DEFAULTS, arguments_of, as_int, resolve
+from ..files import sync
 from ..text import some, warn_user
 from .hub import HubUnreachableError, download
 from .sources import WEIGHT_SUFFIXES, split_source
@@ -354,7 +355,7 @@ def save_pretrained(
         save_file(model.state_dict(), weights, metadata={"format": "pt"})
         shutil.copymode(told, weights)  # safetensors' own files are the owner's alone
         for path in (told, weights):
-            _sync(path)
+            sync(path)
         _swap(folder, told, weights, old)
     finally:
         for path in new:
@@ -367,7 +368,7 @@ def _swap(folder: Path, told: Path, weights: Path, old: Path) -> None:
     had = config.exists()
     if had:
         os.replace(config, old)
-        _sync(folder)
+        sync(folder)
     try:
         os.replace(weights, folder / "model.safetensors")
     except BaseException:
@@ -375,13 +376,4 @@ def _swap(folder: Path, told: Path, weights: Path, old: Path) -> None:
             os.replace(old, config)
         raise
     os.replace(told, config)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)

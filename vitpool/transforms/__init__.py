@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .batch import Batch, default_cpus, default_workers, preprocess, stream
 from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, resolve_data_config
-from .find import SUFFIXES, find_images
+from .find import SUFFIXES, NotTaken, find_images, images_of
 from .read import ImageError, ImageWarning, image_name, load_image
 from .sources import Sources, samples, sources_of
 from .transform import (
@@ -31,6 +31,7 @@ __all__ = [
     "Batch",
     "ImageError",
     "ImageWarning",
+    "NotTaken",
     "Sources",
     "Transform",
     "create_transform",
@@ -38,6 +39,7 @@ __all__ = [
     "default_workers",
     "find_images",
     "image_name",
+    "images_of",
     "load_image",
     "preprocess",
     "resolve_data_config",

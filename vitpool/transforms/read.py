@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -12,6 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+HEIF_SUFFIXES = (".heic", ".heif")
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Whether Pillow reads HEIC: by the package pillow-heif, once it is registered."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 class ImageError(ValueError):
@@ -94,6 +108,27 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _open(path: Any) -> Any:
+    """A file to read; of a pipe the content, for Pillow goes back and forth in it.
+
+    To open a pipe that nobody writes to would wait for ever: that is an error.
+    """
+    file = open(  # noqa: SIM115 - the caller's to close
+        path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+    )
+    if file.seekable():
+        return file
+    with file:
+        try:
+            first = os.read(file.fileno(), 1)
+        except BlockingIOError:  # somebody will write
+            first = None
+        if first == b"":
+            raise ImageError(image_name(path), "a pipe that nobody writes to")
+        os.set_blocking(file.fileno(), True)
+        return io.BytesIO((first or b"") + file.read())
+
+
 def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> Any:
     """Open and decode one picture.
 
@@ -110,12 +145,14 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
         image = _from_array(source)
         return image if mode in (None, image.mode) else image.convert(mode)
     own: Any = None  # a file that is ours to close
+    heif = False  # whether the decoder for its suffix is not there
     if isinstance(source, (bytes, bytearray, memoryview)):
         own = io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
         refuse_address(source)
+        heif = os.fsdecode(source).lower().endswith(HEIF_SUFFIXES) and not reads_heif()
         try:
-            own = open(source, "rb")  # noqa: SIM115 - closed below
+            own = _open(source)
         except ValueError as error:  # a NUL, or a character that no name has
             raise ImageError(image_name(source), reason_of(error)) from error
     elif not isinstance(source, Image.Image) and not hasattr(source, "read"):
@@ -135,6 +172,9 @@ def load_image(source: Any, mode: str | None = "RGB", *, exif: bool = False) -> 
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type there is
+        if heif and isinstance(error, UnidentifiedImageError):
+            reason = "no decoder: pip install pillow-heif"
+            raise ImageError(image_name(source), reason) from error
         raise ImageError(image_name(source), reason_of(error)) from error
     finally:
         if own is not None:

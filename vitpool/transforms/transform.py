@@ -110,13 +110,16 @@ class Transform:
             raise ValueError(f"std: {std!r}, allowed is above 0")
         self.exif = exif
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `create_transform` makes the same transform of."""
+        names = ("interpolation", "mean", "std", "crop_pct", "crop_mode", "exif")
+        size = (self.channels, *self.size)
+        return {"input_size": size, **{name: getattr(self, name) for name in names}}
+
     def __repr__(self) -> str:
-        name, size = type(self).__name__, (self.channels, *self.size)
-        return (
-            f"{name}(input_size={size}, interpolation={self.interpolation!r}, "
-            f"mean={self.mean}, std={self.std}, crop_pct={self.crop_pct}, "
-            f"crop_mode={self.crop_mode!r}, exif={self.exif})"
-        )
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options})"
 
     @property
     def mode(self) -> str:
