@@ -103,6 +103,7 @@ def test_outputs_are_what_the_model_gives(pool: str, classes: int) -> None:
     x = np.zeros((3, 3, 48, 32), np.float32)
     summary = model.summary(x.shape, depth=None)
     assert summary.output == model(x).shape
+    assert model.summary(x, depth=None) == summary
     found = {row.path: row.output for row in summary.rows}
     assert found["norm" if pool != "avg" else "blocks"] == (
         model.forward_features(x).shape

@@ -57,6 +57,9 @@ MISTAKES = {
     "attention": lambda: model(x, return_attn=0),  # type: ignore[call-overload]
 }
 
+# A plain model takes it at run time; for mypy a subclass declares what it has.
+model.num_clases = 5  # type: ignore[attr-defined]
+
 # Nothing of these is Any, which could be assigned to everything.
 logits: str = model(x)  # type: ignore[assignment]
 attention: str = model(x, return_attn=[0])  # type: ignore[assignment]

@@ -37,29 +37,37 @@ _INSTEAD = {
 }
 
 
+def refuse_own_name(kind: type, name: str) -> None:
+    """AttributeError for a method or property of a model that has no setter."""
+    owner = next((cls for cls in kind.__mro__ if name in vars(cls)), None)
+    # Not what a subclass has defined, nor a slot of every object's (__class__).
+    if owner is None or owner.__module__.partition(".")[0] != "vitpool":
+        return
+    member = vars(owner)[name]
+    if isinstance(member, property):
+        if member.fset is None:
+            way = _INSTEAD.get(name, "the constructor's options say it")
+            raise AttributeError(f"{name} of a model cannot be assigned: {way}")
+    elif callable(member):
+        raise AttributeError(
+            f"{name} is a method of VisionTransformer and cannot be assigned: a "
+            "subclass may override it"
+        )
+
+
 class Copying(Shown):
     """The part of VisionTransformer that copies and pickles."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Keeps an attribute of the user's own; copies and pickles take it along.
+    if not TYPE_CHECKING:  # for a type checker a subclass declares its attributes
 
-        AttributeError: a name of the model's own, which would be hidden and not
-        changed.
-        """
-        owner = next((cls for cls in type(self).__mro__ if name in vars(cls)), None)
-        # Not what a subclass has defined, nor a slot of every object's (__class__).
-        if owner is not None and owner.__module__.partition(".")[0] == "vitpool":
-            member = vars(owner)[name]
-            if isinstance(member, property):
-                if member.fset is None:
-                    way = _INSTEAD.get(name, "the constructor's options say it")
-                    raise AttributeError(f"{name} of a model cannot be assigned: {way}")
-            elif callable(member):
-                raise AttributeError(
-                    f"{name} is a method of VisionTransformer and cannot be assigned: "
-                    "a subclass may override it"
-                )
-        super().__setattr__(name, value)
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Keeps an attribute of the user's own; copies and pickles take it along.
+
+            AttributeError: a name of the model's own, which would be hidden and not
+            changed.
+            """
+            refuse_own_name(type(self), name)
+            super().__setattr__(name, value)
 
     def _bare_copy(self) -> Self:
         """A copy without the configuration and the user's own attributes."""

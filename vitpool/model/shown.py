@@ -12,6 +12,7 @@ from .. import _core
 from ..config import as_int
 from .diff import Difference, difference
 from .facts import Facts
+from .parts import Float32
 from .summary import Summary, summarize
 from .tables import html_table
 from .tree import tree
@@ -25,14 +26,14 @@ class Shown(Facts):
     """The part of VisionTransformer that shows and compares."""
 
     def summary(
-        self, input_size: Sequence[int] | None = None, depth: int | None = 1
+        self, input_size: Sequence[int] | Float32 | None = None, depth: int | None = 1
     ) -> Summary:
         """Each part's class, output shape, parameters and FLOPs; prints as a table.
 
-        input_size: (B, in_chans, height, width) of an input; None: one image of the
-        model's size. depth: how many dotted names deep parts are told, 1 for those of
-        the model itself; None: all. FLOPs are 2 for each multiply-add of the matrix
-        products in timm's model; norms, softmax and additions are not counted.
+        input_size: (B, in_chans, height, width) of an input, or the input itself; None:
+        one image of the model's size. depth: how many dotted names deep parts are told,
+        1 for those of the model itself; None: all. FLOPs are 2 for each multiply-add of
+        the matrix products in timm's model; norms, softmax and additions do not count.
 
         TypeError: no integers. ValueError: a size that the model does not take.
         """
@@ -42,12 +43,13 @@ class Shown(Facts):
             depth = as_int(depth, "depth", 1)
         if input_size is None:
             input_size = (1, options["in_chans"], *options["img_size"])
-        if not isinstance(input_size, Sequence):
+        size = getattr(input_size, "shape", input_size)
+        if not isinstance(size, Sequence):
             raise TypeError(
                 "input_size must be (B, in_chans, height, width), "
                 f"not {type(input_size).__name__}"
             )
-        size = tuple(as_int(n, "input_size") for n in input_size)
+        size = tuple(as_int(n, "input_size") for n in size)
         if len(size) != 4 or size[1] != options["in_chans"]:
             raise ValueError(
                 f"input_size must be (B, {options['in_chans']}, height, width), "
