@@ -252,6 +252,24 @@ def test_naflex_positions_are_resized_as_transformers_does() -> None:
     assert not np.allclose(want, bicubic, atol=1e-3)
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_positions_of_transformers_are_resized_as_it_does(registers: int) -> None:
+    """Bicubic, smoothed where the grid shrinks in DINOv2 with registers alone."""
+    state = weights_of(TINY | {"img_size": 96})
+    content = VIT(state)
+    positions = state["pos_embed"][:, 1:]
+    options = TINY | {"reg_tokens": registers}
+    if registers:
+        content["vit.embeddings.register_tokens"] = np.ones((1, 4, 32), np.float32)
+        options["no_embed_class"] = True
+    got = fitted(content, options)["pos_embed"][:, 0 if registers else 1 :]
+    for antialias in (True, False):
+        want = resample_abs_pos_embed(
+            positions, (4, 4), (6, 6), 0, "bicubic", antialias
+        )
+        assert np.array_equal(got, want) == (antialias == bool(registers))
+
+
 # Prefixes
 
 
