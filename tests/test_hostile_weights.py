@@ -460,6 +460,7 @@ SHAPE = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 16, 24]), max_size=5)
 @given(data=st.data())
 @pytest.mark.parametrize("layout", KNOWN)
 @pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
+@pytest.mark.filterwarnings("ignore::vitpool.LeftOutWarning")
 def test_known_keys_with_any_shapes_are_refused_or_read(
     layout: str, data: st.DataObject
 ) -> None:

@@ -98,6 +98,19 @@ def test_a_copy_that_computes_something_else_is_refused(
         from_timm(copied, like_timm=True)
 
 
+def test_a_copy_without_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="from_timm: cls_token: a meta tensor"):
+        from_timm(built(vendored()).to("meta"), like_timm=True)
+
+
+def test_a_copy_built_otherwise_is_refused() -> None:
+    """As of an older timm, whose attribute was of another name."""
+    copied = built(vendored())
+    del copied.no_embed_class
+    with pytest.raises(ValueError, match=r"not built as timm's is: .*no_embed_class"):
+        from_timm(copied, like_timm=True)
+
+
 def test_a_class_of_that_name_of_other_parts_is_refused() -> None:
     from torchvision.models import vit_b_16
 

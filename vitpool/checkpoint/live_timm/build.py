@@ -26,12 +26,13 @@ class _Weights(Mapping[str, NDArray[np.float32]]):
 
     def __init__(self, module: Any) -> None:
         self._tensors: Mapping[str, Any] = module.state_dict()
+        for key, tensor in self._tensors.items():
+            if tensor.is_meta or not tensor.is_floating_point():
+                kind = "a meta tensor" if tensor.is_meta else tensor.dtype
+                refuse(key, f"{kind}; floating-point data is needed")
 
     def __getitem__(self, key: str) -> NDArray[np.float32]:
         tensor = self._tensors[key]
-        if tensor.is_meta or not tensor.is_floating_point():
-            kind = "a meta tensor" if tensor.is_meta else tensor.dtype
-            refuse(key, f"{kind}; floating-point data is needed")
         array: NDArray[np.float32] = tensor.detach().cpu().float().contiguous().numpy()
         return array
 
@@ -110,9 +111,10 @@ def from_timm(
     from ...model import VisionTransformer
 
     options = read_options(module, like_timm)
+    weights = _Weights(module)
     if like_timm:
         check_alike(module, options)
-    model = VisionTransformer(**options, dtype=dtype, weights=_Weights(module))
+    model = VisionTransformer(**options, dtype=dtype, weights=weights)
     cfg = getattr(module, "pretrained_cfg", None)
     if isinstance(cfg, Mapping):
         model.pretrained_cfg = model.default_cfg = dict(cfg)
