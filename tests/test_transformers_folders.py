@@ -123,8 +123,12 @@ def test_a_folder_is_classified_with_and_embedded_without_a_head(
 
 
 def test_a_saved_copy_is_the_same_model(tmp_path: Path) -> None:
-    config = VIT | {"layer_norm_eps": 1e-6}  # timm's JSON has no word for another
-    model = vitpool.create_model(write(tmp_path, config, CUT), pretrained=True)
+    name = write(tmp_path, VIT, CUT)
+    with pytest.raises(ValueError, match="it can say norm_layer=") as caught:
+        vitpool.save_pretrained(vitpool.create_model(name, True), tmp_path / "copy")
+    norm = ("layernorm", 1e-6)
+    assert f"norm_layer={norm}" in str(caught.value)
+    model = vitpool.create_model(name, pretrained=True, norm_layer=norm)
     vitpool.save_pretrained(model, tmp_path / "copy")
     again = vitpool.create_model(f"local-dir:{tmp_path / 'copy'}", pretrained=True)
     assert again.config == model.config

@@ -281,10 +281,16 @@ def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
             args |= {k: wanted[k] for k in always}
             return architecture, args
         missing = missing or unsaid
+    instead = ""
+    if missing == ["norm_layer"] and wanted["norm_layer"][0] == "layernorm":
+        # As transformers' ViT has 1e-12, where timm's of the same weights has 1e-6.
+        instead = (
+            "; it can say norm_layer=('layernorm', 1e-06): build the model with it"
+        )
     raise ValueError(
         "timm's config.json cannot say "
         + ", ".join(f"{k}={wanted[k]!r}" for k in missing)
-        + " for a model of no architecture that has it"
+        + f" for a model of no architecture that has it{instead}"
     )
 
 
