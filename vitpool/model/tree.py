@@ -45,6 +45,18 @@ def tree(options: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return dict(_flat_tree(tuple(options.items())))
 
 
+def children_of(options: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """The names of the modules directly below the one at `path`."""
+    return _children(tuple(options.items())).get(path, ())
+
+
+@lru_cache(maxsize=16)
+def _children(options: tuple[tuple[str, Any], ...]) -> dict[str, tuple[str, ...]]:
+    return {
+        path: tuple(node.children) for path, node in _walk(_model(dict(options)), "")
+    }
+
+
 @lru_cache(maxsize=16)
 def _flat_tree(options: tuple[tuple[str, Any], ...]) -> dict[str, tuple[str, str]]:
     return {

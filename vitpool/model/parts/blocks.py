@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, SupportsIndex, TypeVar, cast, overload
 
 from ... import _core
@@ -123,6 +123,9 @@ class Sequential(Module, Generic[M_co]):
             )
         ]
 
+    def _child_names(self) -> Sequence[str]:
+        return super()._child_names() if self._chosen is None else list(self._chosen)
+
     def _at(self, name: str) -> Any:
         if self._chosen is None:
             return super()._at(name)
@@ -131,7 +134,7 @@ class Sequential(Module, Generic[M_co]):
 
     def __len__(self) -> int:
         """How many parts there are."""
-        return len(self._names(deep=False))
+        return len(self._child_names())
 
     def __bool__(self) -> bool:
         return True
@@ -154,7 +157,7 @@ class Sequential(Module, Generic[M_co]):
                 f"{self._path} takes an index or a slice, not {type(index).__name__}"
             )
         with exchange:
-            names = self._names(deep=False)
+            names = self._child_names()
             if isinstance(index, slice):
                 chosen = {name: self._at(name) for name in names[index]}
                 return Sequential(self._home, self._path, chosen)

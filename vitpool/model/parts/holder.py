@@ -94,14 +94,10 @@ class HasParts(Walk, _core.VisionTransformer):
         held = dict(self._parts)
         if not held:
             return
-        anew = [fresh] if fresh is not None else []
-        if before._pool_serial != after._pool_serial:
-            anew.append("attn_pool")
         modules, lost = tree(after._options()), _Lost(before)
         for path, part in held.items():
-            is_anew = any(f"{path}.".startswith(f"{a}.") for a in anew)
             kind = modules[path][0] if path in modules else None
-            if is_anew or kind != type(part).__name__:
+            if path == fresh or kind != type(part).__name__:
                 lost._parts[path] = self._parts.pop(path)
                 part._home = lost
 

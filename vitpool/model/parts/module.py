@@ -23,7 +23,6 @@ from typing import (
 from ... import _core
 from ...text import did_you_mean
 from ..tensors import like
-from ..tree import tree, within
 from .walk import Float32, Walk, exchange
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class Module(Walk):
     def __dir__(self) -> list[str]:
         """The names of timm's module of this class, and the methods."""
         own = {name for name in super().__dir__() if not name.startswith("_")}
-        return sorted(own | {n for n, _ in self.named_children() if n.isidentifier()})
+        return sorted(own | {n for n in self._child_names() if n.isidentifier()})
 
     def _refusal(self, name: str, what: str) -> AttributeError:
         """What to say of a name that this part has not."""
@@ -126,7 +125,7 @@ class Module(Walk):
             if name.startswith("_"):
                 raise AttributeError(name)
             with exchange:
-                if name in within(tree(self._now()._options()), self._path):
+                if name in self._child_names():
                     return self._at(name)
             raise self._refusal(name, "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ...text import did_you_mean
-from ..tree import folded, tree, within
+from ..tree import children_of, folded, tree, within
 
 if TYPE_CHECKING:
     from .module import Module
@@ -57,18 +57,17 @@ class Walk:
         here[""] = (type(self).__name__, here.get("", ("", ""))[1])
         return here
 
-    def _names(self, deep: bool) -> list[str]:
-        return [n for n in self._modules_here() if n and (deep or "." not in n)]
-
-    def _found(self, deep: bool) -> list[tuple[str, Any]]:
-        with exchange:
-            return [(name, self._at(name)) for name in self._names(deep)]
+    def _child_names(self) -> Sequence[str]:
+        [(_, now, path)] = self._roots()
+        return children_of(now._options(), path)
 
     # -- modules --
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, part) of each part directly below."""
-        return iter(self._found(deep=False))
+        with exchange:
+            found = [(name, self._at(name)) for name in self._child_names()]
+        return iter(found)
 
     def children(self) -> Iterator[Module]:
         """Each part directly below."""
@@ -77,7 +76,9 @@ class Walk:
     def named_modules(self, *, prefix: str = "") -> Iterator[tuple[str, Any]]:
         """(path, part) of this one, whose path is '', and of all below, in torch's
         order; prefix: a path to put before them."""
-        found = [("", self), *self._found(deep=True)]
+        with exchange:
+            names = [name for name in self._modules_here() if name]
+            found = [("", self), *((name, self._at(name)) for name in names)]
         return ((_join(prefix, name), part) for name, part in found)
 
     def modules(self) -> Iterator[Any]:
