@@ -34,9 +34,8 @@ def before_block(model: Any, block: int) -> np.ndarray:
 
 def test_the_parts_one_after_the_other_are_the_whole(model: Any) -> None:
     """timm's forward, line by line."""
-    x = model.patch_embed(X)
-    x = np.concatenate([np.repeat(model.cls_token, 2, 0), x], 1) + model.pos_embed
-    x = model.norm_pre(model.patch_drop(model.pos_drop(x)))
+    x = model._pos_embed(model.patch_embed(X))
+    x = model.norm_pre(model.patch_drop(x))
     np.testing.assert_array_equal(x, before_block(model, 0))
     x = model.norm(model.blocks(x))
     np.testing.assert_array_equal(x, model.forward_features(X))
@@ -90,6 +89,38 @@ def test_a_linear_layer_is_a_product(model: Any) -> None:
         np.testing.assert_allclose(part(TOKENS), want, rtol=1e-5, atol=1e-5)
         assert part(TOKENS).shape[-1] == part.out_features
         assert part(TOKENS[0, 0]).tobytes() == part(TOKENS)[0, 0].tobytes()
+
+
+@pytest.mark.parametrize("pos_embed", ["learn", "none"])
+@pytest.mark.parametrize("no_embed_class", [False, True])
+@pytest.mark.parametrize("reg_tokens", [0, 2])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_positions_are_added_as_in_a_pass(
+    pos_embed: str, no_embed_class: bool, reg_tokens: int, dynamic: bool
+) -> None:
+    model = small(
+        pos_embed=pos_embed,
+        no_embed_class=no_embed_class,
+        reg_tokens=reg_tokens,
+        dynamic_img_size=dynamic,
+    )
+    x = recipe.picture((2, 3, 48, 32)) if dynamic else X
+    want = model.forward_intermediates(x, norm=False, return_prefix_tokens=True)
+    tokens = model._pos_embed(model.patch_embed(x))
+    assert tokens.shape[1] == (6 if dynamic else 4) + 1 + reg_tokens
+    np.testing.assert_allclose(
+        model.norm(model.blocks(tokens)), want[0], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 32), (2, 4, 31), (4, 32), (2, 2, 2, 32)])
+def test_patches_of_another_grid_are_refused(model: Any, shape: Any) -> None:
+    with refused(ValueError, "(B, 4, 32), not", str(shape), model=model):
+        model._pos_embed(np.zeros(shape, "f4"))
+    dynamic = small(dynamic_img_size=True)
+    if len(shape) < 4:
+        with refused(ValueError, "(B, rows, columns, 32), not", model=dynamic):
+            dynamic._pos_embed(np.zeros(shape, "f4"))
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])

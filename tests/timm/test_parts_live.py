@@ -52,6 +52,28 @@ def test_every_part_of_a_random_configuration_computes_as_timms(example: int) ->
         assert shown == by_default(timms_text(module)), path
 
 
+def written_out(model: Any, x: Any) -> Any:
+    """timm's forward, as people write it out to change it."""
+    x = model._pos_embed(model.patch_embed(x))
+    x = model.norm_pre(model.patch_drop(x))
+    for block in model.blocks[: len(model.blocks) // 2]:
+        x = block(x)
+    x = model.blocks[len(model.blocks) // 2 :](x)
+    return model.forward_head(model.norm(x))
+
+
+@pytest.mark.parametrize("example", examples(30))
+def test_a_forward_that_is_written_out_agrees(example: int) -> None:
+    options = configuration(Dice("written out", example))
+    ours, model = models(options)
+    size = options["img_size"]
+    if "dynamic_img_size" in options:
+        patch = options["patch_size"]
+        size = tuple((s // p + 1) * p for s, p in zip(size, patch, strict=True))
+    x = recipe.picture((2, options["in_chans"], *size))
+    reference.check(ours, model, written_out, x)
+
+
 MASKS = ["bool", "additive"]
 
 

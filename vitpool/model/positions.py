@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from .. import _core
 from ..resample import resample_abs_pos_embed, resample_patch_embed
@@ -40,6 +43,41 @@ def pos_embed_for(
             kept.pop(key, None)
         kept[serial, grid] = resampled
     return resampled
+
+
+def with_positions(now: _core.VisionTransformer, x: Any) -> Float32:
+    """Tokens (B, N, C) of patches (B, patches, C), or (B, rows, columns, C) with
+    dynamic_img_size: prefix tokens before them, the position embedding added.
+
+    ValueError: another shape, or a grid that is not the model's. Source:
+    timm.models.VisionTransformer._pos_embed.
+    """
+    options = now._options()
+    patches = _core.as_float32(x, "x")
+    own, width = grid_of(options), options["embed_dim"]
+    dynamic = options["dynamic_img_size"]
+    axes = (
+        f"(B, rows, columns, {width})"
+        if dynamic
+        else f"(B, {own[0] * own[1]}, {width})"
+    )
+    grid = patches.shape[1:-1] if dynamic else own
+    rows = math.prod(grid)
+    if patches.ndim != (4 if dynamic else 3) or (
+        patches.shape[-1] != width or patches.size != len(patches) * rows * width
+    ):
+        raise ValueError(f"x must have shape {axes}, not {patches.shape}")
+    patches = patches.reshape(len(patches), rows, width)
+    names = [n for n in ("cls_token", "reg_token") if n in now.param_shapes()]
+    prefix = [np.repeat(now.get_parameter(n), len(patches), 0) for n in names]
+    if not options["pos_embed"]:
+        return np.concatenate([*prefix, patches], 1)
+    positions = now.get_parameter("pos_embed")
+    if grid != own:
+        positions = _resampled(now, grid)
+    if options["no_embed_class"]:
+        return np.concatenate([*prefix, patches + positions], 1)
+    return np.concatenate([*prefix, patches], 1) + positions
 
 
 def resized_weights(

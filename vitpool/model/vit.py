@@ -11,7 +11,7 @@ arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, cast, overload
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from .constructor import random_seed, untrained_of
 from .intermediates import arrange, take_indices
 from .parts import Float32, prefix_tokens_of
 from .pictures import Pictures
-from .positions import pos_embed_for, resized_weights
+from .positions import pos_embed_for, resized_weights, with_positions
+from .tensors import like
 
 # Which output _core's _run is asked for.
 _NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
@@ -117,6 +118,14 @@ class VisionTransformer(Pictures):
         now = self._snapshot()
         features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
         return features
+
+    def _pos_embed(self, x: Any) -> Float32:
+        """Tokens (B, N, C) of patch_embed's patches x: class and register tokens before
+        them, positions added. timm's own name for it, for a forward written out.
+
+        ValueError: patches of another grid than the model's.
+        """
+        return cast("Float32", like(x, with_positions(self._snapshot(), x)))
 
     def _forward(
         self,
