@@ -11,7 +11,7 @@ arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class VisionTransformer(Pictures):
 
         ValueError: patches of another grid than the model's.
         """
-        return cast("Float32", like(x, with_positions(self._snapshot(), x)))
+        return like(x, with_positions(self._snapshot(), x))
 
     def _forward(
         self,

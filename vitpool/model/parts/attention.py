@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 from ... import _core
 from ..tensors import like
@@ -34,7 +34,7 @@ class Masked(Module):
     ) -> Float32:
         """The same as calling it."""
         y = self._compute(self._now(), x, attn_mask, is_causal)
-        return cast("Float32", like(x, y))
+        return like(x, y)
 
     def _compute(
         self,

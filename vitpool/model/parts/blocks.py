@@ -176,7 +176,7 @@ class Sequential(Module, Generic[M_co]):
         y = _core.as_float32(x, "x")
         for part, now in zip(parts, states, strict=True):
             y = part._compute(now, y)
-        return cast("Float32", like(x, y))
+        return like(x, y)
 
 
 class ModuleList(Sequential[M_co]):

@@ -16,7 +16,6 @@ from typing import (
     NoReturn,
     Protocol,
     TypeVar,
-    cast,
     overload,
 )
 
@@ -98,7 +97,7 @@ class Module(Walk):
 
     def forward(self, x: Any) -> Float32:
         """The same as calling it."""
-        return cast("Float32", like(x, self._compute(self._now(), x)))
+        return like(x, self._compute(self._now(), x))
 
     def _compute(self, now: _core.VisionTransformer, x: Any) -> Float32:
         return now._run_part(self._path, x)
