@@ -196,6 +196,7 @@ docs: .venv-timm/have-docs
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@echo "== the documentation, with its notebooks executed"
 	@$(TIMM)/sphinx-build -W --keep-going -q docs build/docs
+	@$(TIMM)/python docs/check_links.py build/docs
 
 # The wheel is built from the sdist: so that has all that a build needs.
 wheel: .venv/have-dev

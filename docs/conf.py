@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build" / "docs_results.md"
+COMMANDS = ROOT / "build" / "docs_commands.md"
 sys.path.insert(0, str(ROOT))
 
 import vitpool
@@ -31,6 +33,9 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_merge_streams = True
+
+html_static_path = ["static"]
+html_css_files = ["vitpool.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -88,7 +93,43 @@ def write_results(app):
     RESULTS.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
+def write_commands(app):
+    """What cli.md includes: the --help of each command, as a terminal shows it."""
+    from vitpool.cli.command import build_parser
+
+    os.environ["COLUMNS"] = "80"
+    parser = build_parser()
+    commands = next(a for a in parser._actions if a.dest == "command").choices
+    text = [f"```text\n{parser.format_help()}```"]
+    for name, command in commands.items():
+        text.append(f"## vitpool {name}\n\n```text\n{command.format_help()}```")
+    COMMANDS.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def mend_source_pages(app, page, template, context, doctree):
+    """viewcode's links back, where a module's names are documented under two modules.
+
+    It keeps one of them for all names of a file, so the other's links lead nowhere. And
+    it lists modules that have no source, as the C core.
+    """
+    if not page.startswith("_modules/"):
+        return
+    known = app.env.get_domain("py").objects
+
+    def mended(link):
+        name = link[2]
+        if name not in known:
+            last = name.removeprefix("vitpool.")
+            name = next((k for k in known if k.endswith("." + last)), name)
+        return link[1] + name + '"'
+
+    body = re.sub(r'(href="[^"#]*reference\.html#)([^"]+)"', mended, context["body"])
+    context["body"] = re.sub(r'<li><a href="vitpool/_core\.html">.*?</li>\n?', "", body)
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", plain_paragraphs)
     app.connect("builder-inited", write_results)
+    app.connect("builder-inited", write_commands)
+    app.connect("html-page-context", mend_source_pages)
