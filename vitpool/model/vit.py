@@ -5,7 +5,7 @@ Source: timm.models.vision_transformer.VisionTransformer (timm 1.0.31). Shapes: 
 images, N tokens (class and register tokens, then patches), C embed_dim, H heads, K
 num_classes. Inputs are anything that NumPy, ``__dlpack__`` (CPU) or ``__array__`` can
 give, float32 or converted from float16, float64, bfloat16; outputs are new float32
-arrays.
+arrays, or torch tensors where x is one.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class VisionTransformer(Pictures):
         """
         now = self._snapshot()
         if return_attn is None:
-            return self._forward(now, x, _LOGITS, attn_mask, is_causal)[0]
+            return like(x, self._forward(now, x, _LOGITS, attn_mask, is_causal)[0])
         keys, maps = wanted_maps(now._options(), return_attn)
         out, _, arrays, _ = self._forward(
             now, x, _LOGITS, attn_mask, is_causal, maps=maps
         )
-        return out, named_maps(now, keys, maps, arrays)
+        return like(x, (out, named_maps(now, keys, maps, arrays)))
 
     if TYPE_CHECKING:  # with forward's overloads
         __call__ = forward
@@ -117,7 +117,22 @@ class VisionTransformer(Pictures):
         """Tokens (B, N, C) after the last block and `norm`, of images x."""
         now = self._snapshot()
         features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
-        return features
+        return like(x, features)
+
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Float32:
+        """Logits (B, K) of tokens x (B, N, C); pre_logits: the pooled features (B, C).
+
+        Without a head pooled features; without a pool the same for each token.
+        """
+        return like(x, super().forward_head(x, pre_logits))
+
+    def pool(self, x: Any, pool_type: Pool | None = None) -> Float32:
+        """Features (B, C) of tokens x (B, N, C); tokens as they are without a pool.
+
+        pool_type: another pool than the model's. ValueError: one that is unknown, or
+        that needs an attention pool which the model lacks.
+        """
+        return like(x, super().pool(x, pool_type))
 
     def _pos_embed(self, x: Any) -> Float32:
         """Tokens (B, N, C) of patch_embed's patches x: class and register tokens before
@@ -176,12 +191,12 @@ class VisionTransformer(Pictures):
         options = now._options()
         depth = options["depth"]
         taken, last = take_indices(depth, indices)
-        x = _core.as_float32(x, "x")
+        images = _core.as_float32(x, "x")
         blocks = sorted(set(taken))
         output = _NOTHING if intermediates_only else _FEATURES
         final, arrays, _, _ = self._forward(
             now,
-            x,
+            images,
             output,
             attn_mask,
             is_causal,
@@ -190,8 +205,8 @@ class VisionTransformer(Pictures):
         )
         grid = None
         if output_fmt == "NCHW":
-            grid = now._grid(x.shape[2], x.shape[3])
-        return arrange(
+            grid = now._grid(images.shape[2], images.shape[3])
+        answer = arrange(
             final,
             arrays,
             prefix_tokens_of(options),
@@ -200,6 +215,7 @@ class VisionTransformer(Pictures):
             intermediates_only=intermediates_only,
             output_dict=output_dict,
         )
+        return like(x, answer)
 
     def get_intermediate_layers(
         self,
