@@ -30,6 +30,7 @@ _INSTEAD = {
     "img_size": "set_input_size(img_size) resamples the positions",
     "patch_embed": "set_input_size resamples it, patch_embed.proj.weight = array loads",
     "blocks": "prune_intermediate_layers drops some, load_state_dict sets weights",
+    "training": "vitpool computes inference only",
     **dict.fromkeys(
         ("norm_pre", "norm", "fc_norm"),
         "its weight and bias can be, and load_state_dict sets all weights",

@@ -10,6 +10,7 @@ arrays, or torch tensors where x is one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
@@ -395,6 +396,31 @@ class VisionTransformer(Pictures):
             return taken
 
         return self._change(prune)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Nothing, for False. NotImplementedError for True: no gradients, no memory of
+        theirs to save."""
+        if enable:
+            raise NotImplementedError("vitpool computes no gradients to checkpoint")
+
+    # -- files --
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        label_names: Any = None,
+        label_descriptions: Mapping[str, str] | None = None,
+    ) -> None:
+        """Writes config.json and model.safetensors: see vitpool.save_pretrained."""
+        import vitpool
+
+        vitpool.save_pretrained(
+            self,
+            save_directory,
+            label_names=label_names,
+            label_descriptions=label_descriptions,
+        )
 
 
 def _label_names(labels: Sequence[str], count: int) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ... import _core
 from ...text import did_you_mean
 from ..tree import children_of, folded, tree, within
+from .switches import Switches
 
 if TYPE_CHECKING:
     from .module import Module
@@ -32,7 +33,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class Walk:
+class Walk(Switches):
     """What lies below a model or a part. Names are paths from here.
 
     Whatever a method gives is of one state of the model: later changes do not reach it.
