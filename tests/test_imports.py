@@ -27,7 +27,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Names for what has moved to a room, and the package's own: nobody inside uses them.
-DOORS = {"__init__", "hub", "live_timm", "ray"}
+DOORS = {"__init__", "data", "hub", "live_timm", "models", "ray"}
 KNOWN = {*FLOOR, *DOORS}
 # Whose save_pretrained is the package's function of that name.
 METHODS = ROOT / "vitpool" / "model" / "vit.py"

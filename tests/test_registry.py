@@ -154,7 +154,41 @@ def test_wrong_filter_types_are_type_errors() -> None:
     with pytest.raises(TypeError, match="filter must be a str, got int"):
         registry.list_models(["vit*", 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="pretrained must be a bool, got str"):
-        registry.list_models("vit*", "vision_transformer")  # type: ignore[arg-type]
+        registry.list_models("vit*", pretrained="no")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="write pretrained=True"):
+        registry.list_models("vit*", True)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="module must be a str, got int"):
+        registry.list_models(module=[1])  # type: ignore[list-item]
+
+
+def test_a_filter_that_no_name_is_finds_what_has_it_within() -> None:
+    found = registry.list_models("siglip")
+    assert found == registry.list_models("*siglip*")
+    assert len(found) > 10
+    assert registry.list_models("SigLIP") == found
+    tags = registry.list_pretrained("laion2b")
+    assert tags == registry.list_pretrained("*laion2b*")
+    assert tags
+    # What is a name, or has a wildcard, means what it does in timm.
+    assert registry.list_models("vit_base_patch16_224") == ["vit_base_patch16_224"]
+    assert len(registry.list_models("vit_base_patch16_224", include_tags=True)) == len(
+        registry.list_models("vit_base_patch16_224.*", include_tags=True)
+    )
+    assert registry.list_models("siglip*") == []
+    without = registry.list_models("vit_base*", exclude_filters="clip")
+    assert without == registry.list_models("vit_base*", exclude_filters="*clip*")
+
+
+def test_modules_are_timms() -> None:
+    assert registry.list_modules() == ["vision_transformer"]
+    assert registry.list_models(module="vision_transformer") == registry.list_models()
+    assert registry.list_models("vit_tiny*", ["resnet", "vision_transformer"]) == (
+        registry.list_models("vit_tiny*")
+    )
+    assert registry.list_models(module="resnet") == []
+    assert registry.is_model_in_modules("test_vit.r160_in1k", {"vision_transformer"})
+    assert not registry.is_model_in_modules("test_vit", "resnet")
+    assert not registry.is_model_in_modules("resnet50", "vision_transformer")
 
 
 def test_unknown_name_comes_with_near_matches() -> None:
@@ -299,7 +333,7 @@ def test_unknown_configuration_keys_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["features_only", "use_naflex", "pruned", "embed_layer", "pretrained_tag"]
+    "option", ["use_naflex", "pruned", "embed_layer", "pretrained_tag"]
 )
 def test_options_that_only_timm_has_are_refused_by_name(option: str) -> None:
     with pytest.raises(ValueError, match=f"does not take {option}: "):

@@ -41,9 +41,9 @@ MISTAKES = {
     ),
     "reset": lambda: model.reset_classifier(5, "mpa"),  # type: ignore[arg-type]
     "pool again": lambda: model.pool(tokens, "mpa"),  # type: ignore[arg-type]
-    "create": lambda: vitpool.create_model(
+    "create": lambda: vitpool.create_model(  # type: ignore[call-overload]
         "vit_digits",
-        global_pool="mpa",  # type: ignore[arg-type]
+        global_pool="mpa",
     ),
     "created": lambda: vitpool.create_model("vit_digits", depht=3),  # type: ignore[call-arg]
     "of a type": lambda: vitpool.create_model(

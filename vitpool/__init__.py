@@ -14,20 +14,28 @@ from typing import TYPE_CHECKING, Any
 from ._core import __version__, get_num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
+    from . import data, models
     from .checkpoint import LeftOutWarning, load_checkpoint, open_state_dict
     from .checkpoint.live_timm import from_timm
     from .model import VisionTransformer
     from .registry import (
         create_model,
         get_pretrained_cfg,
+        get_pretrained_cfg_value,
         is_model,
         is_model_pretrained,
         list_models,
+        list_modules,
         list_pretrained,
         model_entrypoint,
     )
     from .registry.folder import save_pretrained
-    from .transforms import create_transform, resolve_data_config, samples
+    from .transforms import (
+        create_transform,
+        resolve_data_config,
+        resolve_model_data_config,
+        samples,
+    )
 
 # What `import vitpool` does not load until it is asked for, and where it is.
 _LAZY = {
@@ -35,9 +43,11 @@ _LAZY = {
     "VisionTransformer": "model",
     "create_model": "registry",
     "get_pretrained_cfg": "registry",
+    "get_pretrained_cfg_value": "registry",
     "is_model": "registry",
     "is_model_pretrained": "registry",
     "list_models": "registry",
+    "list_modules": "registry",
     "list_pretrained": "registry",
     "model_entrypoint": "registry",
     "from_timm": "checkpoint.live_timm",
@@ -46,6 +56,7 @@ _LAZY = {
     "save_pretrained": "registry.folder",
     "create_transform": "transforms",
     "resolve_data_config": "transforms",
+    "resolve_model_data_config": "transforms",
     "samples": "transforms",
 }
 
@@ -55,25 +66,35 @@ __all__ = [
     "__version__",
     "create_model",
     "create_transform",
+    "data",
     "from_timm",
     "get_num_threads",
     "get_pretrained_cfg",
+    "get_pretrained_cfg_value",
     "is_model",
     "is_model_pretrained",
     "list_models",
+    "list_modules",
     "list_pretrained",
     "load_checkpoint",
     "model_entrypoint",
+    "models",
     "open_state_dict",
     "resolve_data_config",
+    "resolve_model_data_config",
     "samples",
     "save_pretrained",
     "set_num_threads",
     "show_config",
 ]
 
+# timm's modules, which are there as soon as the package is.
+_MODULES = ("data", "models")
+
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module 'vitpool' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
@@ -82,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))
+    return sorted(set(globals()) | set(_LAZY) | set(_MODULES))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .answers import Class, Classification, Classifications, Embeddings
 from .copying import _rebuild as _rebuild  # pickles name it here
 from .diff import Difference
+from .features import FeatureGetterNet, FeatureInfo
 from .parts import (
     GELU,
     Attention,
@@ -58,6 +59,8 @@ __all__ = [
     "Difference",
     "Dropout",
     "Embeddings",
+    "FeatureGetterNet",
+    "FeatureInfo",
     "Float32",
     "GELUTanh",
     "GluMlp",

@@ -39,6 +39,14 @@ def take_indices(
     return taken, max(taken)
 
 
+def check_format(output_fmt: str) -> None:
+    """TypeError or ValueError for what is no output_fmt."""
+    if not isinstance(output_fmt, str):
+        raise TypeError(f"output_fmt must be a str, not {type(output_fmt).__name__}")
+    if output_fmt not in ("NCHW", "NLC"):
+        raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
+
+
 def arrange(
     final: Float32 | None,
     blocks: list[Float32],

@@ -21,7 +21,7 @@ from ..config import Pool, as_pair
 from ..text import some
 from .attention import named_maps, wanted_maps
 from .constructor import random_seed, untrained_of
-from .intermediates import arrange, take_indices
+from .intermediates import arrange, check_format, take_indices
 from .parts import Float32, prefix_tokens_of
 from .pictures import Pictures
 from .positions import pos_embed_for, resized_weights, with_positions
@@ -182,12 +182,7 @@ class VisionTransformer(Pictures):
         (output_dict) of 'image_intermediates', 'image_intermediates_prefix' and
         'image_features'.
         """
-        if not isinstance(output_fmt, str):
-            raise TypeError(
-                f"output_fmt must be a str, not {type(output_fmt).__name__}"
-            )
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
+        check_format(output_fmt)
         now = self._snapshot()
         options = now._options()
         depth = options["depth"]

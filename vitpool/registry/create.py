@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from ..config import ModelOptions, Pool
 from .names import current_name, get_arch_name, list_pretrained, parse_source
@@ -14,7 +14,7 @@ from .table import PACKAGED, check_cfg, complete, registered_cfg, table, tuples
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..model import VisionTransformer
+    from ..model import FeatureGetterNet, VisionTransformer
 
 
 class Plan(NamedTuple):
@@ -74,15 +74,13 @@ def plan_model(
 
 # What timm's create_model takes and we do not, with what to do in its place.
 _REFUSED = {
-    "features_only": "use forward_intermediates or get_intermediate_layers",
     "use_naflex": "there is no NaFlexVit here",
     "pruned": "there are no pruned Vision Transformers",
     "embed_layer": "PatchEmbed is the only one",
     "pretrained_tag": "write the tag after the name, or as pretrained_cfg",
 }
-# What timm's create_model takes and has no meaning here: TorchScript, and the choice of
-# features_only, which timm too ignores without it.
-_INERT = ("scriptable", "exportable", "no_jit", "out_indices")
+# What timm's create_model takes and has no meaning here: TorchScript.
+_INERT = ("scriptable", "exportable", "no_jit")
 
 
 class _Keywords(ModelOptions, total=False):
@@ -92,6 +90,16 @@ class _Keywords(ModelOptions, total=False):
     scriptable: bool
     exportable: bool
     no_jit: bool
+    feature_cls: str | None
+
+
+class _Given(_Keywords, total=False):
+    """These and the keywords that create_model has by name, for its overloads."""
+
+    pretrained_cfg: str | Mapping[str, Any] | None
+    pretrained_cfg_overlay: Mapping[str, Any] | None
+    cache_dir: str | None
+    out_indices: int | Sequence[int] | None
 
 
 def _weights_file(cfg: Mapping[str, Any], name: str, cache_dir: str | None) -> str:
@@ -118,8 +126,34 @@ def _weights_file(cfg: Mapping[str, Any], name: str, cache_dir: str | None) -> s
     )
 
 
+@overload
 def create_model(
-    name: str,
+    model_name: str,
+    pretrained: bool = ...,
+    num_classes: int | None = ...,
+    global_pool: Pool | None = ...,
+    checkpoint_path: str | Path | None = ...,
+    dtype: Literal["float32"] = ...,
+    seed: int | None = ...,
+    *,
+    features_only: Literal[True],
+    **kwargs: Unpack[_Given],
+) -> FeatureGetterNet: ...
+@overload
+def create_model(
+    model_name: str,
+    pretrained: bool = ...,
+    num_classes: int | None = ...,
+    global_pool: Pool | None = ...,
+    checkpoint_path: str | Path | None = ...,
+    dtype: Literal["float32"] = ...,
+    seed: int | None = ...,
+    *,
+    features_only: Literal[False] | None = ...,
+    **kwargs: Unpack[_Given],
+) -> VisionTransformer: ...
+def create_model(
+    model_name: str,
     pretrained: bool = False,
     num_classes: int | None = None,
     global_pool: Pool | None = None,
@@ -130,11 +164,13 @@ def create_model(
     pretrained_cfg: str | Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | None = None,
+    features_only: bool | None = False,
+    out_indices: int | Sequence[int] | None = None,
     **kwargs: Unpack[_Keywords],
-) -> VisionTransformer:
+) -> VisionTransformer | FeatureGetterNet:
     """Create a model by its name in timm.
 
-    name: 'vit_base_patch16_224', with a tag 'vit_base_patch16_224.augreg_in21k',
+    model_name: 'vit_base_patch16_224', with a tag 'vit_base_patch16_224.augreg_in21k',
         'vit_digits' (ours, in the package), 'hf-hub:org/name[@revision]' or
         'local-dir:path' (a folder in timm's hub layout, or of transformers'), or the
         path of a weights file with the config.json of such a folder beside it.
@@ -145,6 +181,9 @@ def create_model(
     pretrained_cfg: a tag, or a configuration in place of the registered one;
         pretrained_cfg_overlay replaces single keys of it.
     cache_dir: the hub's cache, where it is not the usual one.
+    features_only: a model whose call gives the list of the outputs of some blocks, as
+        maps (B, C, rows, columns), and whose feature_info says what they are.
+        out_indices: these blocks, or the last so many; None: the last three.
     kwargs: VisionTransformer's options; None leaves an option at the model's own value.
 
     TypeError for a wrong type, ValueError for an unknown name (with near matches), tag
@@ -152,9 +191,16 @@ def create_model(
     """
     if not isinstance(pretrained, bool):
         raise TypeError(f"pretrained must be a bool, got {type(pretrained).__name__}")
+    if not isinstance(features_only, (bool, type(None))):
+        raise TypeError(
+            f"features_only must be a bool, got {type(features_only).__name__}"
+        )
     options: dict[str, Any] = {**kwargs}
     for key in _INERT:
         options.pop(key, None)
+    feature_cls = options.pop("feature_cls", None) or "getter"
+    if features_only and feature_cls != "getter":
+        raise ValueError(f"feature_cls must be 'getter', got {feature_cls!r}")
     for key, instead in _REFUSED.items():
         if options.pop(key, None):
             raise ValueError(f"create_model does not take {key}: {instead}")
@@ -162,7 +208,7 @@ def create_model(
     if device is not None and str(device) != "cpu":
         raise ValueError(f"device must be 'cpu', got {str(device)!r}")
     plan = plan_model(
-        name,
+        model_name,
         pretrained_cfg,
         pretrained_cfg_overlay,
         cache_dir,
@@ -176,7 +222,7 @@ def create_model(
 
         cfg = dict(plan.cfg)
         if pretrained:
-            path: str | Path = _weights_file(cfg, name, cache_dir)
+            path: str | Path = _weights_file(cfg, model_name, cache_dir)
             if plan.source_size is not None:
                 # The size for which the folder's positions were made.
                 size = plan.source_size
@@ -204,6 +250,10 @@ def create_model(
 
         model = VisionTransformer(**plan.options, dtype=dtype, seed=seed)
     model.pretrained_cfg = model.default_cfg = plan.cfg
+    if features_only:
+        from ..model import FeatureGetterNet
+
+        return FeatureGetterNet(model, 3 if out_indices is None else out_indices)
     return model
 
 

@@ -85,6 +85,10 @@ def get_arch_name(model_name: str) -> str:
     return split_model_name_tag(model_name)[0]
 
 
+# timm's name for where its models are that are here, and vit_digits beside them.
+MODULE = "vision_transformer"
+
+
 def is_model(model_name: str) -> bool:
     """Whether a name, tag aside, is known to `create_model` (deprecated names are)."""
     arch = get_arch_name(model_name)
@@ -116,52 +120,93 @@ def get_pretrained_cfg(model_name: str) -> dict[str, Any]:
     return registered_cfg(*current_name(rest))
 
 
-def _patterns(value: str | Iterable[str], tags: bool, what: str) -> list[str]:
-    """The wildcards of a filter; with tags, one without a tag matches any tag."""
-    out = [value] if isinstance(value, str) else list(value)
-    for pattern in out:
-        _check_text(pattern, what)
-    out = [pattern for pattern in out if pattern]
-    if tags:
-        out += [f"{p}.*" for p in out if not split_model_name_tag(p)[1]]
-    return out
+def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
+    """One value of a name's pretrained configuration; None where it has no such key.
+
+    ValueError for an unknown model or tag.
+    """
+    return get_pretrained_cfg(model_name).get(cfg_key)
+
+
+def _texts(value: str | Iterable[str] | None, what: str) -> list[str]:
+    """One text or several as a list, without the empty."""
+    texts = [value] if isinstance(value, str) else list(value or ())
+    for text in texts:
+        _check_text(text, what)
+    return [text for text in texts if text]
+
+
+def _matching(names: Iterable[str], pattern: str, with_tags: bool) -> set[str]:
+    """The names that a filter means: timm's, or else those that have it within."""
+    wildcards = [pattern]
+    if with_tags and not split_model_name_tag(pattern)[1]:
+        wildcards.append(f"{pattern}.*")
+    found = {n for n in names if any(fnmatch.fnmatch(n, w) for w in wildcards)}
+    if not found and not any(c in pattern for c in "*?["):
+        found = {n for n in names if pattern.casefold() in n.casefold()}
+    return found
 
 
 def list_models(
     filter: str | Iterable[str] = "",
+    module: str | Iterable[str] = "",
     pretrained: bool = False,
     exclude_filters: str | Iterable[str] = "",
+    name_matches_cfg: bool = False,
     include_tags: bool | None = None,
 ) -> list[str]:
     """Model names in natural order, without the deprecated.
 
-    filter, exclude_filters: wildcards as in `fnmatch`, one or several; '' is all.
-    pretrained: only names with registered weights. include_tags: 'name.tag' for each
-    tag instead of the name; None means as `pretrained` says.
+    filter, exclude_filters: wildcards as in `fnmatch`, one or several; '' is all. One
+    without a wildcard that no name is, as 'siglip', is for all names that have it
+    within. module: timm's modules, 'vision_transformer' is the one here. pretrained:
+    only names with registered weights. name_matches_cfg: only names with a registered
+    configuration. include_tags: 'name.tag' for each tag instead of the name; None means
+    as `pretrained` says.
     """
-    for what, flag in (("pretrained", pretrained), ("include_tags", include_tags)):
+    second: object = module  # which was `pretrained` in vitpool 0.1
+    if isinstance(second, bool):
+        raise TypeError("module must be a str, got bool; write pretrained=True by name")
+    for what, flag in (
+        ("pretrained", pretrained),
+        ("name_matches_cfg", name_matches_cfg),
+        ("include_tags", include_tags),
+    ):
         if not isinstance(flag, (bool, type(None))):
             raise TypeError(f"{what} must be a bool, got {type(flag).__name__}")
     if include_tags is None:
         include_tags = pretrained
-    names = architectures()
+    modules = _texts(module, "module")
+    names = architectures() if not modules or MODULE in modules else []
     if include_tags:
         names = [f"{arch}.{tag}".rstrip(".") for arch in names for tag in tags(arch)]
-    include = _patterns(filter, include_tags, "filter")
-    exclude = _patterns(exclude_filters, include_tags, "exclude_filters")
-
-    def wanted(name: str) -> bool:
-        if include and not any(fnmatch.fnmatch(name, p) for p in include):
-            return False
-        if any(fnmatch.fnmatch(name, p) for p in exclude):
-            return False
-        return not pretrained or is_model_pretrained(name)
-
-    return sorted(set(names) & {n for n in names if wanted(n)}, key=natural_key)
+    wanted = set(names)
+    include = _texts(filter, "filter")
+    if include:
+        wanted = set().union(*(_matching(names, p, include_tags) for p in include))
+    for pattern in _texts(exclude_filters, "exclude_filters"):
+        wanted -= _matching(names, pattern, include_tags)
+    if pretrained:
+        wanted = {name for name in wanted if is_model_pretrained(name)}
+    if name_matches_cfg:
+        wanted = {name for name in wanted if tags(get_arch_name(name))}
+    return sorted(wanted, key=natural_key)
 
 
 def list_pretrained(
     filter: str | Iterable[str] = "", exclude_filters: str | Iterable[str] = ""
 ) -> list[str]:
     """'name.tag' of every model with registered weights."""
-    return list_models(filter, True, exclude_filters, include_tags=True)
+    return list_models(
+        filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True
+    )
+
+
+def list_modules() -> list[str]:
+    """timm's modules whose models are here."""
+    return [MODULE]
+
+
+def is_model_in_modules(model_name: str, module_names: str | Iterable[str]) -> bool:
+    """Whether a name, tag aside, is known and of one of timm's modules."""
+    return MODULE in _texts(module_names, "module_names") and is_model(model_name)

@@ -8,7 +8,14 @@ Up to the normalisation the pixels are byte for byte those of timm with torchvis
 from __future__ import annotations
 
 from .batch import Batch, default_cpus, default_workers, preprocess, stream
-from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, resolve_data_config
+from .config import (
+    CROP_MODE,
+    CROP_PCT,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    resolve_data_config,
+    resolve_model_data_config,
+)
 from .find import SUFFIXES, NotTaken, find_images, images_of
 from .read import ImageError, ImageWarning, image_name, load_image
 from .sources import Sources, samples, sources_of
@@ -16,11 +23,13 @@ from .transform import (
     CROP_MODES,
     INTERPOLATIONS,
     MAX_RESIZED_PIXELS,
+    TensorTransform,
     Transform,
     create_transform,
 )
 
 __all__ = [
+    "CROP_MODE",
     "CROP_MODES",
     "CROP_PCT",
     "IMAGENET_MEAN",
@@ -33,6 +42,7 @@ __all__ = [
     "ImageWarning",
     "NotTaken",
     "Sources",
+    "TensorTransform",
     "Transform",
     "create_transform",
     "default_cpus",
@@ -43,6 +53,7 @@ __all__ = [
     "load_image",
     "preprocess",
     "resolve_data_config",
+    "resolve_model_data_config",
     "samples",
     "sources_of",
     "stream",

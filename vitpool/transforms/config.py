@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..config import as_int, as_pair, plain
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_PCT = 0.875
+CROP_MODE = "center"
 
 # More than any picture has; a config's claim is not believed beyond it.
 _MOST_CHANNELS = 4096
@@ -55,35 +57,63 @@ def as_channels(values: Any, channels: int, name: str) -> tuple[float, ...]:
     return out if len(out) == channels else out * channels
 
 
+# What may be said in place of a model's configuration.
+_KNOWN = {
+    "input_size", "img_size", "in_chans", "interpolation", "mean", "std",
+    "crop_pct", "crop_mode",
+}  # fmt: skip
+
+
 def resolve_data_config(
-    model: Any = None, *, use_test_size: bool = False, **overrides: Any
+    args: Any = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    model: Any = None,
+    use_test_size: bool = False,
+    verbose: bool = False,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """How pictures must be prepared for a model: timm's `resolve_data_config`.
 
-    model: a VisionTransformer, its `default_cfg`, or None for timm's defaults.
-    overrides (None means "not given"): input_size (C, H, W), img_size (H or (H, W)),
-    in_chans, interpolation, mean, std, crop_pct, crop_mode.
-    use_test_size: prefer the config's test_input_size and test_crop_pct.
+    args: a mapping of what is to be otherwise, as overrides; other keys in it are not
+    for this function, as in timm (it may be a command's whole arguments). Where it is
+    all that is given it may as well be a model's `default_cfg`; and it may be the
+    model. pretrained_cfg: in place of the model's own. model: a VisionTransformer, or
+    what `features_only` gives. use_test_size: prefer the config's test_input_size and
+    test_crop_pct. verbose: log the result at level INFO, to the logger 'vitpool'.
 
-    Returns input_size, interpolation, mean, std, crop_pct and crop_mode. Unlike timm
-    the size and the channels are those of the model itself where it has been built for
-    others than its config names, so that the result always fits the model; and a mean
-    of three for a model of another channel count becomes their average.
+    overrides (None means "not given"): input_size (C, H, W), img_size (H or (H, W)),
+    in_chans (in args also chans), interpolation, mean, std, crop_pct, crop_mode.
+
+    Returns input_size, interpolation, mean, std, crop_pct and crop_mode; timm's
+    defaults where nothing says otherwise. Unlike timm the size and the channels are
+    those of the model itself where it has been built for others than its config names,
+    so that the result always fits the model; and a mean of three for a model of another
+    channel count becomes their average.
     """
-    given = {k: plain(v) for k, v in overrides.items() if v is not None}
-    known = {
-        "input_size", "img_size", "in_chans", "interpolation", "mean", "std",
-        "crop_pct", "crop_mode",
-    }  # fmt: skip
-    unknown = sorted(set(given) - known)
+    unknown = sorted(set(overrides) - _KNOWN)
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}, allowed: {sorted(known)}")
-    if model is None or isinstance(model, Mapping):
-        cfg, built = dict(model or {}), None
-    else:
+        raise TypeError(f"unknown option {unknown[0]!r}, allowed: {sorted(_KNOWN)}")
+    if args is not None and not isinstance(args, Mapping):
+        if model is not None:
+            raise TypeError(f"args must be a mapping, not {type(args).__name__}")
+        args, model = None, args
+    if isinstance(model, Mapping):
+        if pretrained_cfg is not None:
+            raise TypeError("model must be a model where a pretrained_cfg is given")
+        pretrained_cfg, model = model, None
+    told = dict(args or {})
+    if told.get("in_chans") is None:
+        told["in_chans"] = told.get("chans")
+    built = None
+    if model is not None:
         built = copy.copy(model)  # one state of it for all that follows
-        cfg = dict(built.pretrained_cfg or {})
-    cfg = {k: plain(v) for k, v in cfg.items()}
+        pretrained_cfg = pretrained_cfg or built.pretrained_cfg
+    elif pretrained_cfg is None and args:
+        pretrained_cfg = args
+        told = {k: told.get(k) for k in ("img_size", "in_chans")}
+    told = {k: v for k, v in {**told, **_given(overrides)}.items() if k in _KNOWN}
+    given = _given(told)
+    cfg = {k: plain(v) for k, v in (pretrained_cfg or {}).items()}
 
     size: Any = cfg.get("input_size") or (3, 224, 224)
     if use_test_size and cfg.get("test_input_size"):
@@ -118,5 +148,22 @@ def resolve_data_config(
     if use_test_size and cfg.get("test_crop_pct"):
         crop_pct = cfg["test_crop_pct"]
     out["crop_pct"] = _number(given.get("crop_pct", crop_pct), "crop_pct")
-    out["crop_mode"] = given.get("crop_mode", cfg.get("crop_mode") or "center")
+    out["crop_mode"] = given.get("crop_mode", cfg.get("crop_mode") or CROP_MODE)
+    if verbose:
+        logging.getLogger("vitpool").info("pictures are prepared with %s", out)
     return out
+
+
+def resolve_model_data_config(
+    model: Any,
+    args: Mapping[str, Any] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    use_test_size: bool = False,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """`resolve_data_config` with the model first, as timm's."""
+    return resolve_data_config(args, pretrained_cfg, model, use_test_size, verbose)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: plain(v) for k, v in options.items() if v is not None}

@@ -8,6 +8,7 @@ whose rounding is repeated here number for number.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from .. import _core
 from ..config import as_int
+from ..text import did_you_mean
 from .config import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD, as_channels, as_size
 from .read import ImageError, image_name, load_image
 
@@ -173,6 +175,43 @@ class Transform:
         return self.normalize(self.pixels(picture))
 
 
+class TensorTransform(Transform):
+    """A `Transform` whose call gives torch tensors; torch is imported by the caller."""
+
+    def __call__(self, picture: Any) -> Any:
+        """Decode, convert, resize, crop and normalise; a float32 tensor (C, H, W)."""
+        return _torch().from_numpy(super().__call__(picture))
+
+
+def _torch() -> Any:
+    if "torch" not in sys.modules:
+        raise ImportError("tensors are torch's, and vitpool does not import it: do so")
+    return sys.modules["torch"]
+
+
+# What timm's create_transform takes for training alone: an evaluation ignores it, there
+# as here.
+_FOR_TRAINING = {
+    "no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter",
+    "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "auto_augment",
+    "re_prob", "re_mode", "re_count", "re_num_splits",
+    # and for NaFlex alone
+    "patch_size", "max_seq_len", "patchify_channels_last", "patchify_flatten",
+}  # fmt: skip
+# What it takes for another evaluation, with the value that asks for none, and what to
+# do in place of it.
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "is_training": (False, "vitpool computes inference only"),
+    "use_prefetcher": (False, "transform.pixels(picture) gives uint8 (H, W, C)"),
+    "normalize": (True, "transform.pixels(picture) / 255 is not normalised"),
+    "separate": (False, "it is for training"),
+    "crop_border_pixels": (None, "crop_pct says what is cut off"),
+    "tf_preprocessing": (False, "there are the steps of torchvision alone"),
+    "naflex": (False, "models take pictures of one size"),
+    "patchify": (False, "models take pictures, not patches"),
+}
+
+
 def create_transform(
     input_size: int | Sequence[int] = 224,
     interpolation: str = "bilinear",
@@ -182,6 +221,8 @@ def create_transform(
     crop_mode: str | None = None,
     *,
     exif: bool = False,
+    tensors: bool = False,
+    **options: Any,
 ) -> Transform:
     """timm's evaluation transform: `create_transform(**resolve_data_config(model))`.
 
@@ -189,6 +230,25 @@ def create_transform(
     bilinear, bicubic, box, hamming, lanczos. crop_pct: the part of the resized picture
     that is kept (default 0.875). crop_mode: center (short side resized, middle kept),
     squash (both sides resized, shape lost), border (long side resized, the rest filled
-    with the mean colour). exif: apply the EXIF orientation (timm does not).
+    with the mean colour). exif: apply the EXIF orientation (timm does not). tensors:
+    give torch tensors, which is ImportError unless you have imported torch.
+
+    options: timm's other arguments. Those of training are ignored, as timm does in
+    evaluation. ValueError: is_training=True, and others that ask for another
+    evaluation. TypeError: an unknown one.
     """
-    return Transform(input_size, interpolation, mean, std, crop_pct, crop_mode, exif)
+    for name, value in options.items():
+        if name in _REFUSED:
+            plain, instead = _REFUSED[name]
+            if value is not None and value != plain:
+                raise ValueError(
+                    f"create_transform does not take {name}={value!r}: {instead}"
+                )
+        elif name not in _FOR_TRAINING:
+            known = {*_FOR_TRAINING, *_REFUSED, "crop_pct", "crop_mode", "mean", "std"}
+            raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+    kind = Transform
+    if tensors:
+        _torch()
+        kind = TensorTransform
+    return kind(input_size, interpolation, mean, std, crop_pct, crop_mode, exif)
