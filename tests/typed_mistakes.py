@@ -45,11 +45,8 @@ MISTAKES = {
         "vit_digits",
         global_pool="mpa",
     ),
-    "created": lambda: vitpool.create_model("vit_digits", depht=3),  # type: ignore[call-arg]
-    "of a type": lambda: vitpool.create_model(
-        "vit_digits",
-        depth="3",  # type: ignore[arg-type]
-    ),
+    "created": lambda: vitpool.create_model("vit_digits", depht=3),  # type: ignore[call-overload]
+    "of a type": lambda: vitpool.create_model("vit_digits", depth="3"),  # type: ignore[call-overload]
     "method": lambda: model.forwrad(x),  # type: ignore[attr-defined]
     "part": lambda: model.blocks[0].attn.qvk,  # type: ignore[attr-defined]
     "weight": lambda: model.head.wieght,  # type: ignore[attr-defined]
