@@ -6,6 +6,8 @@ At run time too each of MISTAKES is an error.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 import vitpool
@@ -40,13 +42,17 @@ MISTAKES = {
         dtype="float16",  # type: ignore[arg-type]
     ),
     "reset": lambda: model.reset_classifier(5, "mpa"),  # type: ignore[arg-type]
-    "pool again": lambda: model.pool(tokens, "mpa"),  # type: ignore[arg-type]
+    "pool again": lambda: model.pool(tokens, "mpa"),  # type: ignore[call-overload]
     "create": lambda: vitpool.create_model(  # type: ignore[call-overload]
         "vit_digits",
         global_pool="mpa",
     ),
-    "created": lambda: vitpool.create_model("vit_digits", depht=3),  # type: ignore[call-overload]
-    "of a type": lambda: vitpool.create_model("vit_digits", depth="3"),  # type: ignore[call-overload]
+    "created": lambda: vitpool.create_model(  # type: ignore[call-overload]
+        "vit_digits", depht=3
+    ),
+    "of a type": lambda: vitpool.create_model(  # type: ignore[call-overload]
+        "vit_digits", depth="3"
+    ),
     "method": lambda: model.forwrad(x),  # type: ignore[attr-defined]
     "part": lambda: model.blocks[0].attn.qvk,  # type: ignore[attr-defined]
     "weight": lambda: model.head.wieght,  # type: ignore[attr-defined]
@@ -63,3 +69,15 @@ attention: str = model(x, return_attn=[0])  # type: ignore[assignment]
 kernel: str = model.head.weight  # type: ignore[assignment]
 features: str = model.forward_features(x)  # type: ignore[assignment]
 blocks: str = model.untrained()  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+
+    class Tensor:
+        """What torch's has, where torch is not at hand."""
+
+        requires_grad: bool
+
+    tensor: Tensor = model(Tensor())
+    pooled: Tensor = model.pool(model.forward_features(Tensor()), "avg")
+    both: tuple[Tensor, dict[int | str, Tensor]] = model(Tensor(), return_attn=[0])
+    array: np.ndarray = model(Tensor())  # type: ignore[assignment]

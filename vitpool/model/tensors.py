@@ -7,9 +7,17 @@ Only who has imported torch can hold a tensor, so it is found in sys.modules.
 from __future__ import annotations
 
 import sys
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+
+class TorchTensor(Protocol):
+    """What a type checker knows torch's tensors by, without torch."""
+
+    requires_grad: bool
+
 
 T = TypeVar("T")
+Tensor = TypeVar("Tensor", bound=TorchTensor)
 
 
 def like(x: Any, answer: T) -> T:

@@ -25,7 +25,7 @@ from .intermediates import arrange, check_format, take_indices
 from .parts import Float32, prefix_tokens_of
 from .pictures import Pictures
 from .positions import pos_embed_for, resized_weights, with_positions
-from .tensors import like
+from .tensors import Tensor, like
 
 # Which output _core's _run is asked for.
 _NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
@@ -50,6 +50,23 @@ class VisionTransformer(Pictures):
 
     # -- forward --
 
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+        return_attn: None = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+        *,
+        return_attn: Sequence[int | str],
+    ) -> tuple[Tensor, dict[int | str, Tensor]]: ...
     @overload
     def forward(
         self,
@@ -112,22 +129,38 @@ class VisionTransformer(Pictures):
             """The same as forward."""
             return self.forward(x, attn_mask, is_causal, return_attn)
 
+    @overload
+    def forward_features(
+        self, x: Tensor, attn_mask: Any = ..., is_causal: bool = ...
+    ) -> Tensor: ...
+    @overload
+    def forward_features(
+        self, x: Any, attn_mask: Any = ..., is_causal: bool = ...
+    ) -> Float32: ...
     def forward_features(
         self, x: Any, attn_mask: Any = None, is_causal: bool = False
-    ) -> Float32:
+    ) -> Any:
         """Tokens (B, N, C) after the last block and `norm`, of images x."""
         now = self._snapshot()
         features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
         return like(x, features)
 
-    def forward_head(self, x: Any, pre_logits: bool = False) -> Float32:
+    @overload
+    def forward_head(self, x: Tensor, pre_logits: bool = ...) -> Tensor: ...
+    @overload
+    def forward_head(self, x: Any, pre_logits: bool = ...) -> Float32: ...
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Logits (B, K) of tokens x (B, N, C); pre_logits: the pooled features (B, C).
 
         Without a head pooled features; without a pool the same for each token.
         """
         return like(x, super().forward_head(x, pre_logits))
 
-    def pool(self, x: Any, pool_type: Pool | None = None) -> Float32:
+    @overload
+    def pool(self, x: Tensor, pool_type: Pool | None = ...) -> Tensor: ...
+    @overload
+    def pool(self, x: Any, pool_type: Pool | None = ...) -> Float32: ...
+    def pool(self, x: Any, pool_type: Pool | None = None) -> Any:
         """Features (B, C) of tokens x (B, N, C); tokens as they are without a pool.
 
         pool_type: another pool than the model's. ValueError: one that is unknown, or
