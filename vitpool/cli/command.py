@@ -11,7 +11,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import attention, benchmark, classify, completion, convert, embed, info, list
+from . import (
+    attention,
+    benchmark,
+    classify,
+    completion,
+    convert,
+    embed,
+    info,
+    list,
+    search,
+)
 from .errors import (
     CANNOT,
     INTERRUPTED,
@@ -24,7 +34,17 @@ from .errors import (
 from .parser import Parser
 
 CANNOT_RUN = (OSError, ValueError, TypeError, ImportError, MemoryError)
-COMMANDS = (classify, embed, attention, info, list, convert, benchmark, completion)
+COMMANDS = (
+    classify,
+    embed,
+    search,
+    attention,
+    info,
+    list,
+    convert,
+    benchmark,
+    completion,
+)
 
 
 def build_parser() -> Parser:

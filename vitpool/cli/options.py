@@ -67,8 +67,10 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}, allowed is a number") from None
 
 
-def model_options() -> argparse.ArgumentParser:
-    """Which model, with which weights."""
+def model_options(
+    default: str | None = DEFAULT_MODEL, default_is: str = DEFAULT_MODEL
+) -> argparse.ArgumentParser:
+    """Which model, with which weights. default_is: the default, for eyes."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.set_defaults(chosen=False)
     group = parser.add_argument_group("model")
@@ -78,9 +80,9 @@ def model_options() -> argparse.ArgumentParser:
         "--model",
         metavar="MODEL",
         action=_Chosen,
-        default=DEFAULT_MODEL,
+        default=default,
         help="a name (`vitpool list`), hf-hub:org/name[@rev], a folder in timm's hub "
-        f"layout, or a weights file with --arch (default {DEFAULT_MODEL})",
+        f"layout, or a weights file with --arch (default {default_is})",
     )
     add("--arch", metavar="NAME", help="architecture of a bare weights file")
     add("--checkpoint", metavar="PATH", help="weights to load in place of the model's")
@@ -291,8 +293,9 @@ def describe_model(args: argparse.Namespace) -> Any:
     return _create(args, model_arguments(args, pretrained=here))
 
 
-def _create(args: argparse.Namespace, options: dict[str, Any]) -> Any:
-    from .. import create_model, set_num_threads
+def use_threads(args: argparse.Namespace) -> None:
+    """Compute with --threads from now on, where they are given."""
+    from .. import set_num_threads
 
     if args.threads:
         try:
@@ -300,6 +303,12 @@ def _create(args: argparse.Namespace, options: dict[str, Any]) -> Any:
         except ValueError as error:
             why = str(error).removeprefix("n ")
             raise UsageError(f"--threads {why}") from error
+
+
+def _create(args: argparse.Namespace, options: dict[str, Any]) -> Any:
+    from .. import create_model
+
+    use_threads(args)
     model = create_model(**options)
     tell_default(args)
     return model

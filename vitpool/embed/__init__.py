@@ -24,15 +24,26 @@ from __future__ import annotations
 
 from .embedder import POOLS, Embedder
 from .local import Summary, embed_images, list_images
+from .page import page
 from .rows import need_pyarrow, schema, table
+from .search import Found, Match, rebuild, search
+from .stored import Stored, load, open_folder
 
 __all__ = [
     "POOLS",
     "Embedder",
+    "Found",
+    "Match",
+    "Stored",
     "Summary",
     "embed_images",
     "list_images",
+    "load",
     "need_pyarrow",
+    "open_folder",
+    "page",
+    "rebuild",
     "schema",
+    "search",
     "table",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,9 +15,10 @@ import PIL
 from .. import _core
 from ..config import resolve
 from ..model import POOLS, Pooling
+from ..registry import PACKAGED
 from ..transforms import Transform, default_workers
 
-__all__ = ["FORMAT", "POOLS", "Embedder", "difference", "versions"]
+__all__ = ["FORMAT", "POOLS", "Embedder", "about", "difference"]
 
 # The version of what `Embedder.identity` tells and of the numbers behind it. It goes up
 # when a vector or a pixel of the same model becomes another, beyond rounding, and with
@@ -74,9 +76,26 @@ class Embedder(Pooling):
         return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """What a run was made with, for who reads its files; nothing compares it."""
-    return {"vitpool": _core.__version__, "pillow": PIL.__version__}
+def about(model: Any) -> dict[str, Any]:
+    """What a run was made with, for who reads its files; nothing compares it.
+
+    versions, and source: the name and the options for which `create_model` gives such a
+    model with its weights, as far as the model knows that.
+    """
+    cfg = model.pretrained_cfg or {}
+    name = cfg.get("architecture")
+    if name in PACKAGED:
+        pass
+    elif cfg.get("source") == "local-dir":
+        name = f"local-dir:{os.path.abspath(cfg['file'])}"
+    elif cfg.get("source") == "hf-hub":
+        name = f"hf-hub:{cfg['hf_hub_id']}"
+    elif name and cfg.get("tag"):
+        name = f"{name}.{cfg['tag']}"
+    return {
+        "source": {"name": name, "options": {**model.config, "num_classes": 0}},
+        "versions": {"vitpool": _core.__version__, "pillow": PIL.__version__},
+    }
 
 
 def difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:

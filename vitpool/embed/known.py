@@ -94,7 +94,7 @@ class Known:
         rows: list[int] = np.flatnonzero(~self.listed).tolist()
         return rows
 
-    def delete(self, rows: Iterable[int], run: Mapping[str, Any]) -> None:
+    def delete(self, rows: Iterable[int], meta: Mapping[str, Any]) -> None:
         """Delete rows, in ascending order; a part that has no others goes too."""
         import pyarrow as pa
 
@@ -103,7 +103,7 @@ class Known:
             kept = np.ones(len(table), bool)
             kept[places] = False
             if kept.any():
-                replace_part(path, table.filter(pa.array(kept)), run)
+                replace_part(path, table.filter(pa.array(kept)), meta)
             else:
                 path.unlink()
 

@@ -21,7 +21,7 @@ from ..transforms import (
     sources_of,
     stream,
 )
-from .embedder import Embedder
+from .embedder import Embedder, about
 from .known import Known
 from .parts import Part, locked, remove_stale, write_part
 from .rows import Rows, Stamp, need_pyarrow, stamp_of, text
@@ -120,6 +120,7 @@ def embed_images(
     transform = transform or create_transform(**resolve_data_config(model))
     embedder = Embedder(model, pools)
     run = embedder.identity(transform)
+    meta = {"run": run, **about(embedder.model)}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     total, failed, replaced, missing = 0, 0, 0, 0
@@ -173,10 +174,10 @@ def embed_images(
             made.add(batch, embedder(batch.inputs))
             while waiting and made.count >= len(waiting[0].places):
                 part = waiting.popleft()
-                write_part(part, made.take(part.stamps), run)
+                write_part(part, made.take(part.stamps), meta)
             progress(len(batch.sources))
         unlisted = known.unlisted()
         if prune:
-            known.delete(unlisted, run)
+            known.delete(unlisted, meta)
     resumed = int(known.listed.sum()) - len(again)
     return Summary(total, failed, resumed, replaced, missing, len(unlisted))

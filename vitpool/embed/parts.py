@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..files import replacing
-from .embedder import versions
 from .rows import Stamp
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def numbers_in(folder: Path) -> list[int]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What made a part: its run, rows, versions; ValueError for any other file."""
+    """What a part says of itself; ValueError for any other file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,8 +101,11 @@ def remove_stale(folder: Path) -> None:
         path.unlink()
 
 
-def write_part(part: Part, made: pyarrow.Table, run: Mapping[str, Any]) -> None:
-    """Write a part: the rows that were made, among those that are there."""
+def write_part(part: Part, made: pyarrow.Table, meta: Mapping[str, Any]) -> None:
+    """Write a part: the rows that were made, among those that are there.
+
+    meta: its run, and what else is to be said of what made it.
+    """
     import pyarrow as pa
 
     whole = made
@@ -114,15 +116,15 @@ def write_part(part: Part, made: pyarrow.Table, run: Mapping[str, Any]) -> None:
         whole = pa.concat_tables([old, made]).take(pa.array(order)).combine_chunks()
         if whole.equals(old):  # what failed has failed again
             return
-    replace_part(part.path, whole, run)
+    replace_part(part.path, whole, meta)
 
 
-def replace_part(path: Path, table: pyarrow.Table, run: Mapping[str, Any]) -> None:
+def replace_part(path: Path, table: pyarrow.Table, meta: Mapping[str, Any]) -> None:
     """Write a part, in place of what is there."""
     import pyarrow.parquet as pq
 
     rows, good = len(table), table["error"].null_count
-    meta = {"run": run, "rows": rows, "failed": rows - good, "versions": versions()}
+    meta = {**meta, "rows": rows, "failed": rows - good}
     table = table.replace_schema_metadata({_META: json.dumps(meta).encode()})
     with replacing(path) as file:
         # vectors neither repeat nor compress

@@ -28,7 +28,7 @@ from ..transforms import (
     stream,
 )
 from . import embedder
-from .embedder import difference, versions
+from .embedder import about, difference
 from .local import Summary, paths_of
 from .parts import locked, remove_stale
 from .rows import Stamp, need_pyarrow, stamp_of, table, text
@@ -203,10 +203,11 @@ def embed_images(
     actors = min(actors or cpus, (cpus - RAY_CPUS) // num_cpus)
     net, pixels = _open(model, pools, transform)
     run = net.identity(pixels)
+    meta = {"run": run, **about(net.model)}
     del net
     state.mkdir(parents=True, exist_ok=True)
     with locked(state):
-        _begin(folder, state / "run.json", run)
+        _begin(folder, state / "run.json", meta)
         remove_stale(folder)
         remove_stale(state / "checkpoint")
         _write_list(paths, state / "paths.parquet")
@@ -240,14 +241,14 @@ def embed_images(
     )
 
 
-def _begin(folder: Path, told: Path, run: dict[str, Any]) -> None:
+def _begin(folder: Path, told: Path, meta: dict[str, Any]) -> None:
     """Note what the run is; ValueError where the folder is another's."""
     if told.exists():
         try:
             made = json.loads(told.read_text(encoding="utf-8"))
         except ValueError:  # 0.1.0 could be killed while it wrote
             made = None
-        other = difference(made["run"] if isinstance(made, dict) else {}, run)
+        other = difference(made["run"] if isinstance(made, dict) else {}, meta["run"])
         if other:
             raise ValueError(
                 f"{folder}: {other}; give another -o, or delete it and {told.parent}"
@@ -256,7 +257,7 @@ def _begin(folder: Path, told: Path, run: dict[str, Any]) -> None:
         raise ValueError(f"{folder}: holds Parquet files of others; give another -o")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(told) as file:
-        text = json.dumps({"run": run, "versions": versions()}, indent=2)
+        text = json.dumps(meta, indent=2)
         file.write(text.encode() + b"\n")
 
 
