@@ -24,7 +24,7 @@ from PIL import Image
 
 import vitpool
 from vitpool import cli, embed
-from vitpool.embed.search import nearest
+from vitpool.embed.search import directions, nearest
 from vitpool.transforms import ImageError, ImageWarning, Transform
 
 SAMPLES = [str(path) for path in vitpool.samples()]
@@ -191,25 +191,23 @@ def test_what_ray_wrote_can_be_read(stored, tmp_path) -> None:
 
 def test_the_nearest_are_those_of_the_highest_cosine() -> None:
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((300, 16)).astype("f4") * rng.random(
-        (300, 1), np.float32
-    )
+    rows = rng.standard_normal((300, 16)).astype("f4") * rng.random((300, 1), "f4")
     rows[7], rows[9] = 0, rows[8] * 3
     queries = rng.standard_normal((5, 16)).astype("f4")
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(queries, axis=1)[:, None]
     exact = queries.astype("f8") @ rows.T / np.maximum(lengths, 1e-30)
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :10]
+    asked = directions(queries)
     for cuts in ([], [1], [100, 250], range(300)):
-        blocks = np.split(rows, list(cuts))
-        indices, scores = nearest(iter(blocks), queries, 10)
-        order = np.argsort(-exact, axis=1, kind="stable")[:, :10]
-        assert (indices == order).mean() > 0.95  # two of the same direction may swap
-        np.testing.assert_allclose(
-            scores, np.take_along_axis(exact, indices, 1), atol=1e-6
-        )
-    indices, scores = nearest(iter([rows[:3]]), queries, 10)
+        blocks = np.split(directions(rows), list(cuts))
+        indices, scores = nearest(iter(blocks), asked, 10)
+        assert (indices == best).mean() > 0.95  # two of the same direction may swap
+        expected = np.take_along_axis(exact, indices, 1)
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+    indices, scores = nearest(iter([rows[:3]]), asked, 10)
     assert indices.shape == scores.shape == (5, 3)
-    indices, scores = nearest(iter([rows[7:8]]), np.zeros((1, 16), "f4"), 1)
-    assert scores.tolist() == [[0.0]]
+    assert nearest(iter([]), asked, 10)[0].shape == (5, 0)
+    assert not directions(rows[7:8]).any()
 
 
 def test_rows_of_one_score_come_in_their_order() -> None:
@@ -290,6 +288,58 @@ def test_a_search_says_what_it_cannot_do(stored, tmp_path, model) -> None:
     with pytest.raises(ValueError, match="a transform of your own; give it"):
         embed.search(tmp_path / "own", SAMPLES[0])
     embed.search(tmp_path / "own", SAMPLES[0], transform=Own((3, 32, 32)))
+
+
+# -------------------------------------------------------------------------------- index
+
+
+def test_an_index_finds_the_same_and_is_kept_while_the_files_are(
+    stored, tmp_path, model
+) -> None:
+    out = copied(stored, tmp_path)
+
+    def found(**options: Any) -> list[list[str]]:
+        answers = embed.search(out, SAMPLES, 4, model=model, **options)
+        return [[match.path for match in matches] for _, matches in answers]
+
+    def indices() -> dict[str, int]:
+        return {p.name: p.stat().st_ino for p in out.glob("*.usearch")}
+
+    exact = embed.search(out, SAMPLES, 4, pool="map")
+    near = embed.search(out, SAMPLES, 4, pool="map", index=True)
+    for (_, matches), (_, expected) in zip(near, exact, strict=True):
+        assert [m.path for m in matches] == [m.path for m in expected]
+        scores = [[m.score for m in some] for some in (matches, expected)]
+        np.testing.assert_allclose(*scores, atol=1e-6)
+    first = indices()
+    assert len(first) == 1
+    assert found(pool="map", index=True) == found(pool="map")
+    assert indices() == first
+    assert found(pool="avg", index=True) == found(pool="avg")
+    assert len(indices()) == 2
+    turned = tmp_path / "turned.png"
+    Image.open(SAMPLES[3]).rotate(5).save(turned)
+    pools = ["map", "avg"]
+    embed.embed_images(model, [turned], out, pools=pools, part_size=4)
+    assert str(turned) in found(pool="map", index=True)[3]
+    assert len(indices()) == 2  # the one of before is gone
+    assert found(pool="map", index=True) == found(pool="map")
+    assert {p.suffix for p in out.iterdir()} == {".parquet", ".usearch", ""}
+
+
+def test_an_index_may_hold_fewer_than_are_asked_for(stored, tmp_path) -> None:
+    out = copied(stored, tmp_path)
+    found = embed.search(out, SAMPLES[:1], 100, pool="map", index=True)
+    assert len(found[0].matches) == 10
+
+
+def test_an_index_needs_usearch(stored, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    out = copied(stored, tmp_path)
+    assert embed.search(out, SAMPLES[0], pool="map")
+    with pytest.raises(ImportError, match=r"vitpool\[search\]"):
+        embed.search(out, SAMPLES[0], pool="map", index=True)
+    assert not list(out.glob("*.usearch"))
 
 
 # --------------------------------------------------------------------------------- page

@@ -46,6 +46,12 @@ def add(commands: Any) -> None:
         help="pictures to find for each (default 10)",
     )
     sub.add_argument("--pool", metavar="POOL", help="which vectors, where several are")
+    sub.add_argument(
+        "--index",
+        action="store_true",
+        help="search an index, built in VECTORS where it is not there (needs usearch): "
+        "for many searches of many vectors; may miss some",
+    )
     sub.add_argument("--html", metavar="FILE", help="write a page with the pictures")
     sub.add_argument(
         "--strict", action="store_true", help="stop at an unreadable QUERY"
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             pool=args.pool,
             model=model,
             errors="raise" if args.strict else "skip",
+            index=args.index,
         )
     except ImageError as error:
         raise StrictError(str(error)) from error
