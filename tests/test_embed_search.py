@@ -19,6 +19,7 @@ if sys.version_info < (3, 11):
     pytest.skip(reason, allow_module_level=True)
 
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -325,6 +326,8 @@ def test_an_index_finds_the_same_and_is_kept_while_the_files_are(
     assert len(indices()) == 2  # the one of before is gone
     assert found(pool="map", index=True) == found(pool="map")
     assert {p.suffix for p in out.iterdir()} == {".parquet", ".usearch", ""}
+    assert pyarrow.dataset.dataset(out, format="parquet").count_rows() == 12
+    assert len(pq.read_table(out)) == len(pq.read_table(str(out))) == 12
 
 
 def test_an_index_may_hold_fewer_than_are_asked_for(stored, tmp_path) -> None:

@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
     add_inputs(sub, "images", "QUERY")
     sub.add_argument(
         "-k",
+        "--topk",
         type=count(1),
         default=10,
         metavar="K",
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         found = embed.search(
             args.vectors,
             images,
-            args.k,
+            args.topk,
             pool=args.pool,
             model=model,
             errors="raise" if args.strict else "skip",

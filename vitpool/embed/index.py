@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An index of a folder's vectors, for many searches in many vectors (extra `search`).
 
-It lies beside the files, as `index-POOL-STATE.usearch`; its name tells the state of the
-files that it was made of, so that one of others is never taken for it.
+It lies beside the files, as `_index-POOL-STATE.usearch`; its name tells the state of
+the files that it was made of, so that one of others is never taken for it. Readers of a
+folder of Parquet files leave out what begins so.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def nearly(
             "an index needs usearch: pip install 'vitpool[search]'"
         ) from error
     state = _state(folder)
-    path = folder.path / f"index-{pool}-{state}.usearch"
+    path = folder.path / f"_index-{pool}-{state}.usearch"
     if not path.exists():
         index = Index(ndim=folder.sizes[pool], metric="ip", dtype="f32")
         for rows in blocks:
             index.add(np.arange(len(index), len(index) + len(rows)), rows)
         _save(index, path)
-        for old in path.parent.glob(f"index-{pool}-*.usearch"):
+        for old in path.parent.glob(f"_index-{pool}-*.usearch"):
             if old != path:
                 old.unlink()
     index = Index.restore(path, view=True)  # mapped: what a search visits is read
