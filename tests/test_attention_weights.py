@@ -11,6 +11,8 @@ import pytest
 from golden import recipe
 from models import X, small
 
+from vitpool.model import LayerNorm
+
 BLOCK = 1  # whose weights are looked at: lambda's start depends on the depth
 HEADS, WIDTH = 4, 32
 BLOCKS = [
@@ -66,7 +68,7 @@ def of_qkv(attn: Any, rows: np.ndarray, index: int, mask: Any = None) -> np.ndar
     diff = hasattr(attn, "lambda_q1")
     heads = HEADS * 2 if diff else HEADS
     q, k = (heads_of(rows[..., i * WIDTH : (i + 1) * WIDTH], heads) for i in (0, 1))
-    if hasattr(attn, "q_norm"):
+    if isinstance(attn.q_norm, LayerNorm):
         q, k = norm(attn.q_norm, q), norm(attn.k_norm, k)
     weights = attention(q, k, mask)
     if not diff:

@@ -209,7 +209,11 @@ WRONG: dict[str, tuple[type[Exception], str, Any]] = {
     "pool": (ValueError, "(B, N, 32)", lambda m: m.attn_pool(TOKENS[0])),
     "images": (ValueError, "32 x 32", lambda m: m.patch_embed(X[:, :, :16])),
     "channels": (ValueError, "3 channels", lambda m: m.patch_embed.proj(X[:, :1])),
-    "flat": (ValueError, "not (2, 5, 32)", lambda m: m.patch_embed.proj(TOKENS)),
+    "flat": (
+        ValueError,
+        "(B, 3, H, W), not (2, 5, 32)",
+        lambda m: m.patch_embed.proj(TOKENS),
+    ),
     "integers": (TypeError, "x must be", lambda m: m.head(np.ones((1, 32), int))),
     "nothing": (TypeError, "x must be", lambda m: m.pos_drop(None)),
     "mask": (

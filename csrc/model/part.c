@@ -1,5 +1,6 @@
 /* One module of the model alone, by its path. SPDX-License-Identifier: Apache-2.0 */
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/modules.h"
@@ -27,14 +28,9 @@ typedef struct {
 static const vp_param *param_of(const vp_vit *vit, const char *path, const char *name)
 {
     char full[sizeof((vp_param *)NULL)->name];
-    const size_t length = strlen(path);
-    if (length + strlen(name) + 2 > sizeof full) {
-        return NULL;
-    }
-    memcpy(full, path, length);
-    full[length] = '.';
-    strcpy(full + length + 1, name);
-    const size_t i = vp_vit_find_param(vit, full, 0);
+    const int length = snprintf(full, sizeof full, "%s.%s", path, name);
+    const bool fits = length >= 0 && (size_t)length < sizeof full;
+    const size_t i = fits ? vp_vit_find_param(vit, full, 0) : vp_vit_num_params(vit);
     return i < vp_vit_num_params(vit) ? vp_vit_param(vit, i) : NULL;
 }
 

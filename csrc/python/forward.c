@@ -45,11 +45,11 @@ static void request_free(request *r)
     PyMem_Free(r->maps);
 }
 
-PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x)
+PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x, bool any_size)
 {
     const vp_config *c = vp_vit_config(vit);
     char axes[64], size[48] = "H, W";
-    if (!c->dynamic_img_size) {
+    if (!any_size) {
         (void)snprintf(size, sizeof size, "%zu, %zu", c->img_size[0], c->img_size[1]);
     }
     (void)snprintf(axes, sizeof axes, "(B, %zu, %s)", c->in_chans, size);
@@ -67,7 +67,7 @@ PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x)
 
 static int take_images(request *r, PyObject *x)
 {
-    r->x = vp_images_from(r->vit, x);
+    r->x = vp_images_from(r->vit, x, vp_vit_config(r->vit)->dynamic_img_size);
     if (r->x == NULL) {
         return -1;
     }

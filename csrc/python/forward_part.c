@@ -48,7 +48,9 @@ static PyArrayObject *take(const vp_vit *vit, const vp_part_info *info, PyObject
         array = vp_rows_from(vit, x, 3);
         break;
     case VP_PART_IMAGES:
-        array = vp_images_from(vit, x);
+        array = vp_images_from(vit, x,
+                               strcmp(forward->part, "patch_embed") != 0 ||
+                                   vp_vit_config(vit)->dynamic_img_size);
         break;
     }
     if (array == NULL) {

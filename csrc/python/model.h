@@ -62,9 +62,9 @@ extern const char vp_model_run_doc[], vp_model_forward_head_doc[], vp_model_pool
 PyObject *vp_model_part(PyObject *object, PyObject *args);
 extern const char vp_model_part_doc[];
 
-/* x as images: four dimensions, the model's channels. What sizes it takes is for
- * vp_vit_check_forward. (forward.c) */
-PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x);
+/* x as images: four dimensions, the model's channels. Which sizes fit is for
+ * vp_vit_check_forward; any_size is for the message. (forward.c) */
+PyArrayObject *vp_images_from(const vp_vit *vit, PyObject *x, bool any_size);
 
 /* x as rows of the model's width: (B, C), or (B, N, C) with ndim 3. */
 PyArrayObject *vp_rows_from(const vp_vit *vit, PyObject *x, int ndim);
