@@ -133,34 +133,119 @@ def test_dynamic_sizes_with_padding_have_their_own_grid() -> None:
     assert plot.attention_maps(model, x, 0).shape == (1, 4, 4, 7)
 
 
-def test_overlay_is_brightest_where_the_heat_is() -> None:
+GREYS = [Image.new("L", (64, 64), grey) for grey in (0, 90, 255)]
+GREYS.append(Image.radial_gradient("L").resize((64, 64)))
+GREYS.append(Image.fromarray(PICTURE).resize((64, 64)))
+
+
+def lightness(image: Image.Image) -> np.ndarray:
+    """CIE L*, 0 to 100."""
+    part = np.asarray(image.convert("RGB"), np.float64) / 255
+    linear = np.where(part > 0.04045, ((part + 0.055) / 1.055) ** 2.4, part / 12.92)
+    light = linear @ [0.2126, 0.7152, 0.0722]
+    return np.where(light > 0.008856, 116 * np.cbrt(light) - 16, 903.3 * light)
+
+
+def flat(multiple: float) -> np.ndarray:
+    return np.full((4, 4), multiple / 16, np.float32)
+
+
+def test_an_overlay_grows_lighter_with_attention_over_any_picture() -> None:
+    steps = np.linspace(0, 8, 41)
+    for picture in GREYS:
+        seen = [lightness(plot.overlay(picture, flat(s), top=8)) for s in steps]
+        assert (np.diff(seen, axis=0) >= 0).all()
+        assert (np.diff(seen[::5], axis=0) > 2).all()
+
+
+def test_what_is_seen_is_attention_and_not_the_picture() -> None:
+    """A quarter of the scale more over black is lighter than less over white."""
+    low, high = np.arange(0, 6.1, 0.25), np.arange(2, 8.1, 0.25)
+    for less, more in zip(low, high, strict=True):
+        over = [lightness(plot.overlay(p, flat(less), top=8)) for p in GREYS]
+        under = [lightness(plot.overlay(p, flat(more), top=8)) for p in GREYS]
+        assert max(o.max() for o in over) < min(u.min() for u in under)
+    # as much attention looks alike, the more so the more there is
+    for multiple, most in ((0, 17), (2, 10), (4, 4), (8, 0)):
+        seen = [lightness(plot.overlay(p, flat(multiple), top=8)) for p in GREYS]
+        assert max(s.max() for s in seen) - min(s.min() for s in seen) <= most
+
+
+def test_no_attention_shows_the_picture_in_grey() -> None:
+    picture = Image.radial_gradient("L").resize((64, 64))
+    shown = np.asarray(plot.overlay(picture, flat(0)))
+    assert (shown[..., :1] == shown).all()
+    order = np.argsort(np.asarray(picture).ravel(), kind="stable")
+    assert (np.diff(shown[..., 0].ravel()[order].astype(int)) >= 0).all()
+    assert len(np.unique(shown)) > 30
+
+
+def test_a_uniform_map_is_uniform_and_low() -> None:
+    for shape in ((4, 4), (14, 14), (37, 37)):
+        heat = np.full(shape, 1 / np.prod(shape), np.float32)
+        drawn = plot.overlay(Image.new("L", (70, 70), 128), heat)
+        assert len(drawn.getcolors()) == 1
+        assert lightness(drawn).max() < 45
+        np.testing.assert_allclose(plot.multiples(heat), 1, rtol=1e-6)
+
+
+def test_an_overlay_is_lightest_where_the_attention_is() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[1, 2] = 5
     drawn = np.asarray(plot.overlay(Image.new("RGB", (64, 64), "grey"), heat)).sum(-1)
-    row, column = np.unravel_index(drawn.argmax(), drawn.shape)
-    assert 16 <= row < 32
-    assert 32 <= column < 48
+    inside = np.zeros((64, 64), bool)
+    inside[16:32, 32:48] = True  # a patch has one colour, up to its edge
+    assert len(np.unique(drawn[inside])) == len(np.unique(drawn[~inside])) == 1
+    assert drawn[inside].min() > drawn[~inside].max()
     for odd in (np.zeros((2, 2)), np.full((2, 2), np.nan)):
         plot.overlay(Image.new("L", (9, 7)), odd)
 
 
+def test_only_fine_maps_are_smoothed_and_never_beyond_their_values() -> None:
+    grey = Image.new("L", (320, 320), 128)
+    for side, smooth in ((15, False), (16, True), (37, True)):
+        heat = np.zeros((side, side), np.float32)
+        heat[side // 2, side // 2] = 1
+        default = np.asarray(plot.overlay(grey, heat))
+        same = np.asarray(plot.overlay(grey, heat, smooth=smooth))
+        other = np.asarray(plot.overlay(grey, heat, smooth=not smooth))
+        np.testing.assert_array_equal(default, same)
+        assert (default != other).any()
+        assert (len(np.unique(default)) > 6) is smooth
+        smoothed = lightness(plot.overlay(grey, heat, smooth=True))
+        ends = lightness(Image.fromarray(plot.colours(np.array([[0.0, 1.0]]))))[0]
+        assert ends[0] - 1 <= smoothed.min() <= smoothed.max() <= ends[1]
+
+
+def test_a_scale_ends_at_a_round_multiple_of_uniform() -> None:
+    for multiple, top in (
+        (0, 4),
+        (1, 4),
+        (4, 4),
+        (4.1, 5),
+        (9, 10),
+        (11, 12),
+        (250, 250),
+    ):
+        assert plot.scale_top(flat(multiple)) == pytest.approx(top)
+    assert plot.scale_top(flat(1), flat(7)) == 8
+    assert plot.scale_top() == 4
+
+
+def test_what_is_no_map_is_refused() -> None:
+    for heat, top, words in (
+        (np.zeros(4), None, "heat: shape"), (np.zeros((0, 2)), None, "heat: shape"),
+        (flat(1), 0, "top: 0"), (flat(1), float("nan"), "top: nan"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            plot.overlay(GREYS[0], heat, top=top)
+
+
 def test_colours_grow_in_lightness() -> None:
-    ramp = plot.colours(np.linspace(0, 1, 50, dtype=np.float32)).astype(float)
-    lightness = ramp @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) > 0).all()
-
-
-def test_rows_and_sheets(model) -> None:
-    rows = [
-        plot.attention_row(model, None, PICTURE, layer=layer, head=head)
-        for layer, head in ((0, "mean"), (-1, "all"), ("rollout", "mean"), ("auto", 0))
-    ]
-    assert rows[0].width == 2 * 224 + 8
-    assert rows[1].width == 5 * 224 + 4 * 8
-    sheet = plot.stack_rows(rows)
-    assert sheet.width >= rows[1].width
-    with pytest.raises(ValueError, match="none"):
-        plot.stack_rows([])
+    ramp = plot.colours(np.linspace(0, 1, 51))
+    steps = np.diff(lightness(Image.fromarray(ramp[None]))[0])
+    assert (steps > 0.5).all()
+    assert (steps < 2.2).all()  # evenly
 
 
 def test_figures_show_what_they_say(model) -> None:
@@ -174,7 +259,8 @@ def test_figures_show_what_they_say(model) -> None:
         drawn = [axis for axis in figure.axes if axis.images]
         assert len(drawn) == count
         assert all(axis.get_title() for axis in drawn)
-        figure.canvas.draw()
+        (scale,) = [axis for axis in figure.axes if not axis.images]
+        assert "uniform" in [text.get_text() for text in scale.texts]
 
 
 def test_plain_pictures_need_no_matplotlib() -> None:

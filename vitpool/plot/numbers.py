@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ def _grid(model: Any, x: NDArray[Any]) -> tuple[int, int]:
     """Patches down and across; with padding the last ones hang over."""
     height, width = model.patch_embed.patch_size
     return -(-x.shape[-2] // height), -(-x.shape[-1] // width)
+
+
+def extent_of(model: Any, x: NDArray[Any]) -> tuple[float, float]:
+    """Rows and columns of patches that lie on the picture: with padding no integers."""
+    height, width = model.patch_embed.patch_size
+    return x.shape[-2] / height, x.shape[-1] / width
 
 
 def query(model: Any, x: NDArray[Any], attention: NDArray[Any]) -> NDArray[Any]:
@@ -82,13 +89,28 @@ def attention_maps(
     all tokens where there is none. The share that goes to prefix tokens is left out, so
     that a map need not sum to 1.
     """
+    return heats_of(model, x, [layer])[1][0]
+
+
+def heats_of(
+    model: Any, x: NDArray[np.float32], layers: Sequence[int | str]
+) -> tuple[NDArray[np.float32], list[Heat]]:
+    """The model's answer, and the `attention_maps` of several layers, from one pass."""
     model = copy.copy(model)  # one state of it for all that follows
     x = _core.as_float32(x, "x")
-    key = layer_key(model, layer)
-    if key == "rollout":
-        return rollout(model, x)[:, None]
-    _, maps = model.forward(x, return_attn=[key])
-    return patches(model, x, query(model, x, maps[key]))
+    keys = [layer_key(model, layer) for layer in layers]
+    wanted: list[Any] = [key for key in dict.fromkeys(keys) if key != "rollout"]
+    if "rollout" in keys:
+        wanted = list(range(len(model.blocks)))
+        if model.attn_pool is not None:
+            wanted.append("attn_pool")
+    answer, maps = model.forward(x, return_attn=wanted)
+    return answer, [
+        _rollout(model, x, maps)[:, None]
+        if key == "rollout"
+        else patches(model, x, query(model, x, maps[key]))
+        for key in keys
+    ]
 
 
 def rollout(model: Any, x: NDArray[np.float32]) -> Heat:
@@ -97,12 +119,11 @@ def rollout(model: Any, x: NDArray[np.float32]) -> Heat:
     The product over the blocks of (mean over heads + identity) / 2, read at the class
     token; of an attention pool, at its own attention; else the mean over tokens.
     """
-    model = copy.copy(model)  # one state of it for all that follows
-    x = _core.as_float32(x, "x")
-    keys: list[Any] = list(range(len(model.blocks)))
-    if model.attn_pool is not None:
-        keys.append("attn_pool")
-    _, maps = model.forward(x, return_attn=keys)
+    return heats_of(model, x, ["rollout"])[1][0][:, 0]
+
+
+def _rollout(model: Any, x: NDArray[np.float32], maps: Mapping[Any, Any]) -> Heat:
+    """Of the attention of every block, and of the pool where there is one."""
     tokens = maps[0].shape[-1]
     flow = np.broadcast_to(np.eye(tokens), (x.shape[0], tokens, tokens))
     for block in range(len(model.blocks)):
@@ -156,3 +177,43 @@ def pools_of(model: Any) -> list[str]:
     model = copy.copy(model)
     own = [model.global_pool] if model.attn_pool is not None else []
     return own + (["token"] if model.has_class_token else []) + ["avg", "max", "avgmax"]
+
+
+def patch_tokens(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `forward_features` says of each patch: (B, rows, columns, D)."""
+    rows, columns = _grid(model, x)
+    tokens = model.forward_features(x)[:, -rows * columns :]
+    grid: NDArray[np.float32] = tokens.reshape(len(x), rows, columns, tokens.shape[-1])
+    return grid
+
+
+def token_components(
+    model: Any, x: NDArray[np.float32], count: int = 3
+) -> NDArray[np.float32]:
+    """Principal components of the patch tokens: (B, rows, columns, count).
+
+    x: model input (B, C, H, W). The components are of all pictures together, so that
+    one number means one thing in all of them, and in the order of their variance. Where
+    tokens differ in fewer directions, the rest is 0.
+    """
+    model = copy.copy(model)
+    x = _core.as_float32(x, "x")
+    if count < 1:
+        raise ValueError(f"count: {count}, allowed is 1 or more")
+    return principal(patch_tokens(model, x), count)
+
+
+def principal(tokens: NDArray[np.float32], count: int = 3) -> NDArray[np.float32]:
+    """(..., D) to the first principal components of all vectors: (..., count)."""
+    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+    out = np.zeros((len(flat), count), np.float32)
+    if len(flat):
+        flat -= flat.mean(axis=0)
+        left, size, axes = np.linalg.svd(flat, full_matrices=False)
+        # rounding alone has no direction: as in np.linalg.matrix_rank, in float32
+        size[size <= size[0] * max(flat.shape) * np.finfo(np.float32).eps] = 0
+        # An axis has no sign of its own: its largest part is made positive.
+        largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1)
+        scores = left * size * np.where(largest[:, 0] < 0, -1, 1)
+        out[:, : scores.shape[1]] = scores[:, :count]
+    return out.reshape(*tokens.shape[:-1], count)
