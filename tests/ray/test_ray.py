@@ -31,7 +31,7 @@ from vitpool.embed.ray import count_rows
 PICTURES = 600
 BROKEN = (11, 500)
 POOLS = ["map", "avg"]
-MODEL = {"name": "vit_digits", "pretrained": True}
+MODEL = {"model_name": "vit_digits", "pretrained": True}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_rows_are_those_of_the_local_engine(cluster, pictures, expected, tmp_pat
 
 def test_what_does_not_belong_together_is_refused(cluster, pictures, tmp_path) -> None:
     few, out, folder = pictures[:40], tmp_path / "out", tmp_path / "model"
-    model = {"name": f"local-dir:{folder}", "pretrained": True}
+    model = {"model_name": f"local-dir:{folder}", "pretrained": True}
     options = {"pools": ["map"], "batch_size": 16, "actors": 1}
     net = vitpool.create_model(**MODEL)
     vitpool.save_pretrained(net, folder)

@@ -248,7 +248,7 @@ def model_arguments(
     elif os.path.isdir(name):
         name = f"local-dir:{os.path.abspath(name)}"
     return {
-        "name": name,
+        "model_name": name,
         "pretrained": bool(args.pretrained or (pretrained and checkpoint is None)),
         "checkpoint_path": None if checkpoint is None else os.path.abspath(checkpoint),
         **({} if classes is None else {"num_classes": classes}),

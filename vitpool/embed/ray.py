@@ -124,7 +124,7 @@ def _open(
 
 
 def _model_options(model: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": model} if isinstance(model, str) else dict(model)
+    return {"model_name": model} if isinstance(model, str) else dict(model)
 
 
 def _assigned_cpus() -> int:

@@ -28,18 +28,18 @@ class Plan(NamedTuple):
 
 
 def plan_model(
-    name: str,
+    model_name: str,
     pretrained_cfg: str | Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | None = None,
     **kwargs: Any,
 ) -> Plan:
     """The constructor's options and the configuration, exactly as timm finds them."""
-    source, rest = parse_source(name)
+    source, rest = parse_source(model_name)
     source_args: dict[str, Any] = {}
     if source:
         if pretrained_cfg:
-            raise ValueError(f"{name} brings its own pretrained_cfg, got another")
+            raise ValueError(f"{model_name} brings its own pretrained_cfg, got another")
         from . import folder
 
         where = f"{source}:{rest}"
