@@ -172,6 +172,12 @@ assert vitpool.models.create_model is vitpool.create_model
 def test_the_name_is_model_name_as_in_timm() -> None:
     model = vitpool.create_model(model_name="vit_digits", pretrained=True)
     assert model.num_classes == 10
+    old: dict[str, Any] = {"name": "vit_digits"}  # as 0.1.0 has it
+    assert vitpool.create_model(**old).num_classes == 10
+    with refused(TypeError, "twice"):
+        vitpool.create_model("vit_digits", **old)
+    with refused(TypeError, "model_name"):
+        vitpool.create_model(pretrained=True)  # type: ignore[call-overload]
     assert vitpool.get_pretrained_cfg_value("test_vit", "input_size") == (3, 160, 160)
     assert vitpool.get_pretrained_cfg_value("test_vit", "no such key") is None
 
