@@ -57,7 +57,11 @@ def test_arguments_go_before_the_configuration(model: Any) -> None:
     )
     given = vitpool.resolve_data_config({"img_size": 16}, pretrained_cfg=CFG)
     assert (given["input_size"], given["crop_pct"]) == ((3, 16, 16), 0.9)
-    assert vitpool.resolve_data_config({**CFG, "img_size": 16}) == given
+    alone = {"img_size": 16, **CFG, "input_size": None}
+    assert vitpool.resolve_data_config(alone) == given
+    assert vitpool.resolve_data_config({**CFG, "img_size": 16}) == (
+        vitpool.resolve_data_config(CFG)
+    )
     grey = vitpool.resolve_data_config({"chans": 1})
     assert (grey["input_size"], len(grey["mean"])) == ((1, 224, 224), 1)
 

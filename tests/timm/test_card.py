@@ -291,6 +291,50 @@ def test_a_transforms_tensors_are_its_arrays() -> None:
     assert type(batch) is np.ndarray
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"img_size": 64, "lr": 0.1},
+        {"input_size": (3, 48, 32), "img_size": 64},
+        {"mean": (0.1, 0.2, 0.3), "std": [0.5], "crop_pct": 0.7},
+        {"crop_mode": "border", "interpolation": "bilinear", "mean": None},
+        {"chans": 1, "img_size": 8, "mean": (0.5,), "std": (0.5,)},
+        {"in_chans": 1, "chans": 3, "img_size": 8, "mean": (0.5,), "std": (0.5,)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("use_test_size", [False, True])
+def test_arguments_mean_what_they_do_in_timm(
+    args: dict[str, Any], use_test_size: bool
+) -> None:
+    name = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+    cfg = {**timm.get_pretrained_cfg(name).to_dict(), "test_input_size": (3, 288, 288)}
+    theirs = timm.data.resolve_data_config(args, cfg, use_test_size=use_test_size)
+    ours = vitpool.data.resolve_data_config(args, cfg, use_test_size=use_test_size)
+    assert ours == theirs
+    assert vitpool.data.resolve_data_config(args or {"lr": 1}) == (
+        timm.data.resolve_data_config(args or {"lr": 1})
+    )
+
+
+def test_constants_are_timms() -> None:
+    for name in vitpool.data.__all__:
+        if name.isupper():
+            assert getattr(vitpool.data, name) == getattr(timm.data, name)
+    ours, theirs = vitpool.models.list_modules(), timm.list_modules()
+    assert set(ours) < set(theirs)
+    wanted = ["resnet", "vision_transformer"]
+    for name in ("vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k", "vit"):
+        assert vitpool.models.is_model_in_modules(name, wanted) == (
+            timm.models.is_model_in_modules(name, wanted)
+        )
+    for key in ("hf_hub_id", "mean", "nothing"):
+        name = "vit_base_patch16_224.augreg_in21k"
+        ours_value = vitpool.get_pretrained_cfg_value(name, key)
+        assert ours_value == timm.get_pretrained_cfg_value(name, key)
+
+
 # ------------------------------------------------------------------------ feature maps
 
 CONFIGS: dict[str, dict[str, Any]] = {

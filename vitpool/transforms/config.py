@@ -110,7 +110,9 @@ def resolve_data_config(
         pretrained_cfg = pretrained_cfg or built.pretrained_cfg
     elif pretrained_cfg is None and args:
         pretrained_cfg = args
-        told = {k: told.get(k) for k in ("img_size", "in_chans")}
+        sized = told.get("input_size") is not None
+        sizes = () if sized else ("img_size", "in_chans")
+        told = {key: told.get(key) for key in sizes}
     told = {k: v for k, v in {**told, **_given(overrides)}.items() if k in _KNOWN}
     given = _given(told)
     cfg = {k: plain(v) for k, v in (pretrained_cfg or {}).items()}
