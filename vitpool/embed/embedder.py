@@ -83,12 +83,10 @@ def about(model: Any) -> dict[str, Any]:
     model with its weights, as far as the model knows that.
     """
     cfg = model.pretrained_cfg or {}
-    name = cfg.get("architecture")
-    if name in PACKAGED:
-        pass
-    elif cfg.get("source") == "local-dir":
+    name, place = cfg.get("architecture"), cfg.get("source")
+    if place == "local-dir" and cfg.get("file") and name not in PACKAGED:
         name = f"local-dir:{os.path.abspath(cfg['file'])}"
-    elif cfg.get("source") == "hf-hub":
+    elif place == "hf-hub" and cfg.get("hf_hub_id"):
         name = f"hf-hub:{cfg['hf_hub_id']}"
     elif name and cfg.get("tag"):
         name = f"{name}.{cfg['tag']}"

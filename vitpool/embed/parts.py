@@ -137,3 +137,11 @@ def read_part(path: Path, columns: list[str] | None = None) -> pyarrow.Table:
 
     table = pq.ParquetFile(path).read(columns)
     return table.replace_schema_metadata(None)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a part has."""
+    import pyarrow.parquet as pq
+
+    rows: int = pq.read_metadata(path).num_rows
+    return rows

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..model import Embeddings, Float32
 from ..text import natural_key
 from .embedder import difference
-from .parts import numbers_in, part_path, read_meta, read_part
+from .parts import count_rows, numbers_in, part_path, read_meta, read_part
 from .rows import need_pyarrow
 
 
@@ -101,7 +102,7 @@ class Rows(NamedTuple):
 
     paths: list[str]
     errors: dict[int, str]
-    good: list[int]  # a place in paths for each vector
+    good: NDArray[np.int64]  # a place in paths for each vector
     vectors: dict[str, Float32]
 
 
@@ -117,9 +118,9 @@ def rows_of(folder: Folder, pools: Iterable[str]) -> Iterator[Rows]:
             raise ValueError(f"{file}: cannot be read ({error})") from error
         if table.column_names != columns:
             raise ValueError(f"{file}: its columns are {', '.join(table.column_names)}")
-        reasons = table["error"].to_pylist()
-        good = [row for row, reason in enumerate(reasons) if reason is None]
-        errors = {row: why for row, why in enumerate(reasons) if why is not None}
+        failed = np.asarray(table["error"].is_valid())
+        good, bad = np.flatnonzero(~failed), np.flatnonzero(failed).tolist()
+        errors = dict(zip(bad, table["error"].drop_null().to_pylist(), strict=True))
         vectors = {}
         for pool in pools:
             # without the nulls: no Python object a number, nor one a row
@@ -146,18 +147,20 @@ def load(
     if isinstance(pool, str):
         pool = [name.strip() for name in pool.split(",")]
     names = list(found.sizes) if pool is None else [found.pool(name) for name in pool]
-    arrays: dict[str, list[Float32]] = {name: [] for name in names}
+    most = sum(count_rows(file) for file in found.files)
+    pools = {name: np.empty((most, found.sizes[name]), np.float32) for name in names}
+    indices = np.empty(most, np.int64)
     sources: list[str] = []
-    indices: list[int] = []
     errors: dict[int, str] = {}
     done = 0
     for rows in rows_of(found, names):
+        here = slice(len(sources), len(sources) + len(rows.good))
         for name in names:
-            arrays[name].append(rows.vectors[name])
+            pools[name][here] = rows.vectors[name]
+        indices[here] = done + rows.good
         sources += [rows.paths[row] for row in rows.good]
-        indices += [done + row for row in rows.good]
         for row, reason in rows.errors.items():
             errors[done + row] = f"{rows.paths[row]}: {reason}"
         done += len(rows.paths)
-    pools = {name: np.concatenate(arrays.pop(name)) for name in names}
-    return Stored(pools, sources, np.array(indices, np.int64), errors, found.meta)
+    pools = {name: vectors[: len(sources)] for name, vectors in pools.items()}
+    return Stored(pools, sources, indices[: len(sources)], errors, found.meta)
