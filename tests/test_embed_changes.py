@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sys
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from models import small
 from PIL import Image
 
-from vitpool import embed
+from vitpool import cli, embed
 from vitpool.embed import known, local
 
 OPTIONS: dict[str, Any] = {"part_size": 3, "batch_size": 2, "num_workers": 2}
@@ -168,6 +169,39 @@ def test_rows_of_pictures_that_are_not_listed_stay_unless_pruned(
     assert run(model, listed, out, prune=True) == Summary(5, 0, 5, 0, 0, 0)
     assert run(model, pictures, out) == Summary(8, 0, 5, 0, 0, 0)
     assert rows(out) == before
+
+
+def test_the_command_says_what_it_kept_and_prunes_what_it_has_seen_alone(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    (folder / "more").mkdir()
+    Path(pictures[0]).rename(folder / "more" / "0.png")
+    command = ["embed", str(folder), "-o", str(out), "-q"]
+    assert cli.main(command) == 0
+    before = rows(out)
+    picture(tmp_path, 1, seed=99)
+    Path(pictures[2]).unlink()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "vitpool: 7 pictures, 6 of them from before, 1 replaced since and made again, "
+        "0 not readable, 1 rows of pictures not listed (kept: --prune deletes them)"
+    )
+    scandir = os.scandir
+
+    def unreadable(path: str) -> Any:
+        if os.path.basename(path) == "more":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", unreadable)
+        assert cli.main([*command, "--prune"]) == 2
+    assert f"{folder / 'more'}: Permission denied" in capsys.readouterr().err
+    assert rows(out).keys() == before.keys()
+    assert cli.main([*command, "--prune"]) == 0
+    assert "1 rows of pictures not listed (deleted)" in capsys.readouterr().err
+    assert rows(out).keys() == before.keys() - {pictures[2]}
 
 
 def test_one_run_adds_mends_and_prunes_at_once(model, pictures, tmp_path) -> None:

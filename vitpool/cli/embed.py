@@ -26,6 +26,7 @@ from .progress import print_text, progress, tell_not_taken
 
 if TYPE_CHECKING:
     from ..embed import Summary
+    from ..transforms import NotTaken
 
 
 def add(commands: Any) -> None:
@@ -128,6 +129,14 @@ def _is_stream(path: str) -> bool:
     return path == "-" or (os.path.exists(path) and not file)
 
 
+def _account(args: argparse.Namespace, not_taken: NotTaken) -> NotTaken | None:
+    """Where to count what is not taken; None with --prune, so that it is an error.
+
+    A folder that cannot be read would else cost the rows of all pictures in it.
+    """
+    return None if args.prune else not_taken
+
+
 def _locally(args: argparse.Namespace) -> Summary:
     from .. import embed
     from ..transforms import ImageError, NotTaken
@@ -150,7 +159,8 @@ def _locally(args: argparse.Namespace) -> Summary:
             say(f"{path}: {reason}; row kept, null")
 
     not_taken = NotTaken()
-    images = embed.list_images(args.data, not_taken=not_taken, null=args.null)
+    account = _account(args, not_taken)
+    images = embed.list_images(args.data, not_taken=account, null=args.null)
     with progress(args, total, "picture") as bar:
         try:
             summary = embed.embed_images(
@@ -189,7 +199,8 @@ def _on_ray(args: argparse.Namespace) -> Summary:
     check_head(args, options)
     tell_default(args)
     not_taken = NotTaken()
-    found = list_images(args.data, not_taken=not_taken, null=args.null)
+    account = _account(args, not_taken)
+    found = list_images(args.data, not_taken=account, null=args.null)
     images = [os.path.abspath(path) for path in found]
     tell_not_taken(not_taken)
     started = not ray.is_initialized()
