@@ -157,7 +157,7 @@ def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None
         # pyarrow, as we need it, is there from Python 3.11 on
         (
             ["embed", "/no/folder", "-o", "/tmp/never"],
-            "/no/folder" if sys.version_info >= (3, 11) else "vitpool[parquet]",
+            "/no/folder" if sys.version_info >= (3, 11) else "pyarrow>=26",
         ),
         (["embed", "x", "-o", "y", "--actors", "2"], "--engine ray"),
         (["embed", "x", "-o", "y", "--engine", "ray", "-j", "2"], "-j is for"),

@@ -114,3 +114,20 @@ def test_every_source_file_names_its_licence() -> None:
         not in "".join(path.read_text(encoding="utf-8").splitlines()[:20])
     ]
     assert unnamed == []
+
+
+def test_what_is_advised_to_install_is_what_the_project_asks_for() -> None:
+    """Messages name packages of an index, and none is called vitpool there."""
+    asked = set(
+        re.findall(r'^    "([A-Za-z_-]+)', (ROOT / "pyproject.toml").read_text(), re.M)
+    )
+    asked |= set(
+        re.findall(r'= \["([A-Za-z_-]+)', (ROOT / "pyproject.toml").read_text())
+    )
+    advised = {
+        name
+        for path in (ROOT / "vitpool").rglob("*.py")
+        for name in re.findall(r"pip install '?([A-Za-z_-]+)", path.read_text())
+    }
+    assert len(advised) > 4
+    assert advised <= asked | {"pillow-heif"}  # which Pillow's users know

@@ -189,7 +189,7 @@ def _on_ray(args: argparse.Namespace) -> Summary:
         import ray
     except ImportError as error:
         raise ImportError(
-            "--engine ray needs Ray Data: pip install 'vitpool[ray]'"
+            "--engine ray needs Ray Data: pip install 'ray[data]'"
         ) from error
     from ..embed import list_images
     from ..embed.ray import RAY_CPUS, embed_images

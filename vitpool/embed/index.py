@@ -36,9 +36,7 @@ def nearly(
     try:
         from usearch.index import Index
     except ImportError as error:
-        raise ImportError(
-            "an index needs usearch: pip install 'vitpool[search]'"
-        ) from error
+        raise ImportError("an index needs usearch: pip install usearch") from error
     state = _state(folder)
     path = folder.path / f"_index-{pool}-{state}.usearch"
     if not path.exists():

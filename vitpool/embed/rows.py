@@ -24,7 +24,7 @@ def need_pyarrow() -> None:
         import pyarrow
     except ImportError as error:
         raise ImportError(
-            "embeddings need pyarrow: pip install 'vitpool[parquet]'"
+            "embeddings need pyarrow: pip install 'pyarrow>=26'"
         ) from error
     if int(pyarrow.__version__.partition(".")[0]) < 26:
         # 17 to 24 cannot write a null in a column of fixed-size lists to Parquet, 25

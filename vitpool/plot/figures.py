@@ -32,7 +32,7 @@ def _figure(rows: Sequence[Row], columns: int) -> Figure:
         from matplotlib.textpath import TextToPath
     except ImportError as error:
         raise ImportError(
-            "figures need matplotlib: pip install 'vitpool[viz]'; attention_grid and "
+            "figures need matplotlib: pip install matplotlib; attention_grid and "
             "overlay do without"
         ) from error
     if "IPython" in sys.modules:  # a notebook learns here how to show a Figure

@@ -82,7 +82,7 @@ def download(repo: str, filename: str, *, cache_dir: str | None = None) -> str:
         from huggingface_hub import constants, errors
     except ImportError as error:
         raise ImportError(
-            f"hf-hub:{repo} needs huggingface_hub: pip install 'vitpool[hub]'; or "
+            f"hf-hub:{repo} needs huggingface_hub (pip install huggingface_hub); or "
             f"{local}"
         ) from error
 
