@@ -28,10 +28,11 @@ def like(x: Any, answer: T) -> T:
     x's dtype, and without a gradient. ValueError: x requires one, outside of
     torch.no_grad() and torch.inference_mode(), and would get none.
     """
-    torch = sys.modules.get("torch")
-    if not isinstance(x, getattr(torch, "Tensor", ())):
+    torch: Any = sys.modules.get("torch")
+    tensor: Any = getattr(torch, "Tensor", ())
+    if not isinstance(x, tensor):
         return answer
-    if x.requires_grad and torch.is_grad_enabled():  # type: ignore[union-attr]
+    if x.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             "x requires a gradient, and vitpool computes none: call the model under "
             "torch.no_grad(), or with x.detach()"

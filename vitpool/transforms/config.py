@@ -93,29 +93,8 @@ def resolve_data_config(
     unknown = sorted(set(overrides) - _KNOWN)
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}, allowed: {sorted(_KNOWN)}")
-    if args is not None and not isinstance(args, Mapping):
-        if model is not None:
-            raise TypeError(f"args must be a mapping, not {type(args).__name__}")
-        args, model = None, args
-    if isinstance(model, Mapping):
-        if pretrained_cfg is not None:
-            raise TypeError("model must be a model where a pretrained_cfg is given")
-        pretrained_cfg, model = model, None
-    told = dict(args or {})
-    if told.get("in_chans") is None:
-        told["in_chans"] = told.get("chans")
-    built = None
-    if model is not None:
-        built = copy.copy(model)  # one state of it for all that follows
-        pretrained_cfg = pretrained_cfg or built.pretrained_cfg
-    elif pretrained_cfg is None and args:
-        pretrained_cfg = args
-        sized = told.get("input_size") is not None
-        sizes = () if sized else ("img_size", "in_chans")
-        told = {key: told.get(key) for key in sizes}
-    told = {k: v for k, v in {**told, **_given(overrides)}.items() if k in _KNOWN}
-    given = _given(told)
-    cfg = {k: plain(v) for k, v in (pretrained_cfg or {}).items()}
+    told, cfg, built = _sources(args, pretrained_cfg, model)
+    given = {k: v for k, v in {**told, **_given(overrides)}.items() if k in _KNOWN}
 
     size: Any = cfg.get("input_size") or (3, 224, 224)
     if use_test_size and cfg.get("test_input_size"):
@@ -165,6 +144,33 @@ def resolve_model_data_config(
 ) -> dict[str, Any]:
     """`resolve_data_config` with the model first, as timm's."""
     return resolve_data_config(args, pretrained_cfg, model, use_test_size, verbose)
+
+
+def _sources(
+    args: Any, pretrained_cfg: Any, model: Any
+) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """(what is told, the configuration, the model), by whatever place each came."""
+    if args is not None and not isinstance(args, Mapping):
+        if model is not None:
+            raise TypeError(f"args must be a mapping, not {type(args).__name__}")
+        args, model = None, args
+    if isinstance(model, Mapping):
+        if pretrained_cfg is not None:
+            raise TypeError("model must be a model where a pretrained_cfg is given")
+        pretrained_cfg, model = model, None
+    told = _given(args or {})
+    if "chans" in told:
+        told.setdefault("in_chans", told["chans"])
+    built = None
+    if model is not None:
+        built = copy.copy(model)  # one state of it for all that follows
+        pretrained_cfg = pretrained_cfg or built.pretrained_cfg
+    elif pretrained_cfg is None and args:
+        # A configuration, perhaps; in it a size goes before what it is made of.
+        pretrained_cfg = args
+        sizes = () if "input_size" in told else ("img_size", "in_chans")
+        told = {key: told[key] for key in sizes if key in told}
+    return told, {k: plain(v) for k, v in (pretrained_cfg or {}).items()}, built
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
