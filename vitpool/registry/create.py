@@ -207,10 +207,10 @@ def create_model(
     device = options.pop("device", None)
     if device is not None and str(device) != "cpu":
         raise ValueError(f"device must be 'cpu', got {str(device)!r}")
-    if "name" in kwargs:  # as model_name was called in vitpool 0.1.0
+    if "name" in options:  # as model_name was called in vitpool 0.1.0
         if model_name is not None:
             raise TypeError("model_name is given twice, once as name")
-        model_name = kwargs.pop("name")
+        model_name = options.pop("name")
     if not isinstance(model_name, str):
         raise TypeError(f"model_name must be a str, got {type(model_name).__name__}")
     plan = plan_model(
