@@ -195,6 +195,7 @@ fuzz: .venv/have-fuzz build
 docs: .venv-timm/have-docs
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@echo "== the documentation, with its notebooks executed"
+	@rm -rf build/docs
 	@$(TIMM)/sphinx-build -W --keep-going -q docs build/docs
 	@$(TIMM)/python docs/check_links.py build/docs
 
