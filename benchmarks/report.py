@@ -191,8 +191,11 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
-def chart(data: dict[str, Any], path: Path) -> bool:
-    """Time over the fastest peer's, a bar for each engine; False: nothing to draw."""
+def chart(data: dict[str, Any], path: Path, narrow: bool = False) -> bool:
+    """Time over the fastest peer's, a bar for each engine; False: nothing to draw.
+
+    narrow: one panel below the other, to be read on a phone.
+    """
     cells = [cell for cell in data["cells"] if cell["part"] == "models" and ratio(cell)]
     if not cells:
         return False
@@ -201,15 +204,19 @@ def chart(data: dict[str, Any], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = sorted({(cell["batch"], cell["threads"]) for cell in cells})
-    threads = sorted({t for _, t in panels})
-    batches = sorted({b for b, _ in panels})
-    rows = len(batches)
+    batches = sorted({cell["batch"] for cell in cells})
+    threads = sorted({cell["threads"] for cell in cells})
+    panels = [(batch, number) for batch in batches for number in threads]
+    columns = 1 if narrow else len(threads)
+    rows = len(panels) // columns
     engines = [e for e in COLOURS if e in data["engines"]]
     order = list(dict.fromkeys(cell["model"] for cell in cells))
     figure, grid = plt.subplots(
-        *(rows, len(threads)),
-        figsize=(max(8, len(threads) * (0.8 + 0.95 * len(order))), 1.2 + 2.4 * rows),
+        *(rows, columns),
+        figsize=(
+            6 if narrow else max(8, columns * (0.8 + 0.95 * len(order))),
+            1.2 + 2.4 * rows,
+        ),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -220,25 +227,25 @@ def chart(data: dict[str, Any], path: Path) -> bool:
         for row in cell["engines"].values()
     ]
     top = min(2.6, max(ratios) * 1.02)
-    for i, batch in enumerate(batches):
-        for j, number in enumerate(threads):
-            axes = grid[i][j]
-            panel = {
-                cell["model"]: cell
-                for cell in cells
-                if (cell["batch"], cell["threads"]) == (batch, number)
-            }
-            _panel(axes, panel, order, engines, top, data["peak"]["gflops"])
-            axes.set_title(f"batch {batch}, {number} thread{'s' * (number > 1)}")
-            if j == 0:
-                axes.set_ylabel("time / fastest peer's")
+    for axes, (batch, number) in zip(grid.flat, panels, strict=True):
+        panel = {
+            cell["model"]: cell
+            for cell in cells
+            if (cell["batch"], cell["threads"]) == (batch, number)
+        }
+        _panel(axes, panel, order, engines, top, data["peak"]["gflops"])
+        axes.set_title(f"batch {batch}, {number} thread{'s' * (number > 1)}")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("time / fastest peer's")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    columns = (len(labels) + 1) // 2
-    figure.legend(handles, labels, ncols=columns, loc="outside lower center")
-    machine = data["machine"]
+    figure.legend(
+        handles, labels, ncols=(len(labels) + 1) // 2, loc="outside lower center"
+    )
+    machine, newline = data["machine"], "\n" if narrow else " "
     figure.suptitle(
-        "Time of one forward, float32, over that of the fastest peer (lower is faster)"
-        f"\n{machine['cpu']}, {machine['cores']} cores, {machine['date']}",
+        f"Time of one forward, float32,{newline}over that of the fastest peer "
+        f"(lower is faster)\n{machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['date']}",
         fontsize=10,
     )
     figure.savefig(path, dpi=150)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build" / "docs_results.md"
+CHART = ROOT / "build" / "docs_results.png"
 COMMANDS = ROOT / "build" / "docs_commands.md"
 sys.path.insert(0, str(ROOT))
 
@@ -82,10 +84,14 @@ def escape(text):
 
 def write_results(app):
     """What benchmarks.md includes: the results' tables and chart, as they are."""
+    from benchmarks.report import chart
+
     folder = ROOT / "benchmarks" / "results"
     text = [p.read_text(encoding="utf-8").strip() for p in sorted(folder.glob("*.md"))]
-    if (folder / "results.png").exists():
-        text.insert(0, "![Engines compared](../benchmarks/results/results.png)")
+    measured = folder / "results.json"
+    if measured.exists():
+        chart(json.loads(measured.read_text()), CHART, narrow=True)
+        text.insert(0, "![Engines compared](../build/docs_results.png)")
     if not text:
         text = ["No results are in this tree: `make bench` makes them."]
     RESULTS.parent.mkdir(exist_ok=True)

@@ -68,6 +68,8 @@ def on_terminal(
 
 
 def _take_terminal() -> None:
+    # A shell's background jobs, and so their children, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -283,7 +283,7 @@ def test_a_pyarrow_without_null_vectors_is_refused(monkeypatch) -> None:
     with pytest.raises(ImportError, match=r"pyarrow 26 or later.*found 25\.0\.0"):
         embed.need_pyarrow()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"vitpool\[parquet\]"):
+    with pytest.raises(ImportError, match=r"pip install .pyarrow"):
         embed.need_pyarrow()
 
 

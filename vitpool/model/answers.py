@@ -89,7 +89,10 @@ def _table(items: Sequence[Classification]) -> str:
             reason = html.escape(printable(item.error))
             rows.append(f"<tr><th>{name}</th><td colspan=2><em>{reason}</em></td></tr>")
         for number, (label, probability, _) in enumerate(item.classes):
-            head = f"<th rowspan={len(item)}>{name}</th>" if number == 0 else ""
+            # a path is folded where it is wider than a phone
+            style = "max-width:14em; overflow-wrap:anywhere"
+            head = f"<th rowspan={len(item)} style='{style}'>{name}</th>"
+            head = head if number == 0 else ""
             rows.append(
                 f"<tr>{head}<td>{html.escape(printable(label))}</td>"
                 f"<td>{probability:.1%} <meter value={probability:.4f}></meter></td>"
