@@ -81,7 +81,9 @@ static PyArrayObject *answer_for(PyArrayObject *x, const vp_part_info *info,
 {
     npy_intp shape[64]; /* NumPy's arrays have no more dimensions */
     int ndim = PyArray_NDIM(x);
-    memcpy(shape, PyArray_DIMS(x), (size_t)ndim * sizeof *shape);
+    for (int i = 0; i < ndim; i++) { /* a number has no dimensions to copy */
+        shape[i] = PyArray_DIM(x, i);
+    }
     switch (info->shape) {
     case VP_PART_EACH:
         break;
