@@ -86,7 +86,7 @@ debug: .venv/have-test
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
 	bit_equality arrays private_doors stages snapshot chunks attention_weights pool one_state \
-	references changes fresh_weights)
+	references changes fresh_weights parts assignment)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test
