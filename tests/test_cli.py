@@ -16,6 +16,13 @@ from PIL import Image
 import vitpool
 from vitpool import cli
 
+# Of the command's tests those that embed; test_embed.py as a whole says the same.
+needs_pyarrow = pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="pyarrow 26, the first with nulls in fixed-size lists, needs Python 3.11",
+)
+EMBED = pytest.param("embed", marks=needs_pyarrow)
+
 DIGITS = Path(vitpool.__file__).parent / "models" / "vit_digits"
 DEFAULT = "vitpool: vit_digits: scanned digits; -m chooses another"
 SAMPLES = sorted((DIGITS / "samples").glob("*.png"))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from terminal import COMMAND
-from test_cli import SAMPLES, run
+from test_cli import EMBED, SAMPLES, needs_pyarrow, run
 
 from vitpool import transforms
 from vitpool.transforms import read
@@ -57,6 +57,7 @@ def rows(out: Path) -> list[str]:
     return [path for part in parts for path in part["path"].to_pylist()]
 
 
+@needs_pyarrow
 def test_what_is_not_taken_is_one_line(capsys, mixed, tmp_path) -> None:
     code, out, err = run(capsys, "classify", "-q", mixed, SAMPLES[1], "--json")
     assert (code, err) == (0, f"{SAID}\n")
@@ -71,6 +72,7 @@ def test_what_is_not_taken_is_one_line(capsys, mixed, tmp_path) -> None:
     assert rows(tmp_path / "out") == [str(SAMPLES[1]), *here, str(SAMPLES[2])]
 
 
+@needs_pyarrow
 def test_a_folder_without_pictures_says_what_is_there(capsys, tmp_path) -> None:
     (tmp_path / "list.csv").write_bytes(b"")
     for argv in (["classify", SAMPLES[0]], ["embed", "-o", tmp_path / "out"]):
@@ -104,7 +106,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_and_said(capsys, mixed) -> No
 # ------------------------------------------------------------------ stdin and pipes
 
 
-@pytest.mark.parametrize("name", ["classify", "embed"])
+@pytest.mark.parametrize("name", ["classify", EMBED])
 @pytest.mark.parametrize("null", [False, True])
 def test_paths_come_on_stdin(name, null, mixed, tmp_path) -> None:
     odd = tmp_path / "a\n.png" if null else tmp_path / "é.png"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import DEFAULT, DIGITS, SAMPLES, run
+from test_cli import DEFAULT, DIGITS, EMBED, SAMPLES, run
 
 import vitpool
 
@@ -25,7 +25,7 @@ def commands(tmp_path: Path) -> dict[str, list[object]]:
     }
 
 
-NAMES = ("classify", "embed", "attention", "convert", "info", "benchmark")
+NAMES = ("classify", EMBED, "attention", "convert", "info", "benchmark")
 
 
 @pytest.mark.parametrize("name", NAMES)

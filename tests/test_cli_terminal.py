@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from terminal import EAGER, on_terminal, seen
-from test_cli import DEFAULT, SAMPLES
+from test_cli import DEFAULT, EMBED, SAMPLES, needs_pyarrow
 
 ROOT = Path(__file__).resolve().parents[1]
 BAR = re.compile(r"\d+%|\d+picture|picture/s|s/picture|\d+/\d+ \[")
@@ -107,7 +107,7 @@ def test_no_bar_where_none_is_wanted(pictures, more, environment) -> None:
     assert (DEFAULT in got) == (not more)
 
 
-@pytest.mark.parametrize("command", ["classify", "embed"])
+@pytest.mark.parametrize("command", ["classify", EMBED])
 def test_an_error_does_not_share_the_bars_line(pictures, tmp_path, command) -> None:
     argv = [command, pictures, "-b", 2, "--strict"]
     argv += ["-o", tmp_path / "out"] if command == "embed" else []
@@ -146,6 +146,7 @@ def waiting(pictures: Path, tmp_path: Path) -> Iterator[tuple[Path, Callable[[],
         yield folder, go_on
 
 
+@needs_pyarrow
 def test_what_is_done_stays_when_interrupted(waiting, pictures, tmp_path) -> None:
     import pyarrow.parquet as pq
 
