@@ -188,7 +188,7 @@ class Tensor:
         ("", FileNotFoundError, "No such file"),
         ("no/such/*.png", FileNotFoundError, r"no/such/\*.png: no file fits"),
         (f"{__file__}/a.png", NotADirectoryError, "a.png"),
-        ("a\0b.png", ImageError, "null byte"),
+        ("a\0b.png", ImageError, "embedded null"),
         ("https://example.org/a.png", ImageError, "an address.*fetch it first"),
         ("s3://bucket/photos/*.jpg", ImageError, "an address"),
         ("file:///tmp/a.png", ImageError, "an address"),
