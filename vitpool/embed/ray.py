@@ -113,12 +113,10 @@ def _open(
 ) -> tuple[embedder.Embedder, Transform]:
     """The model with its pools, and its transform, of what `Embedder` takes."""
     net = create_model(**{"pretrained": True, **_model_options(model)})
-    own = net.global_pool
-    net.reset_classifier(0)
     options = dict(transform or {})
     exif = bool(options.pop("exif", False))
     return (
-        embedder.Embedder(net, pools if pools is not None else [own]),
+        embedder.Embedder(net, pools),
         create_transform(**resolve_data_config(net, **options), exif=exif),
     )
 
