@@ -244,7 +244,8 @@ static void fc2_of_mean(vp_pass *pass, const vp_block *b)
 {
     const vp_config *c = pass->config;
     const size_t n = pass->tokens, hidden = vp_config_hidden(c);
-    const size_t first = vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
+    const size_t first =
+        vp_config_include_prefix(c, c->global_pool) ? 0 : vp_config_prefix(c);
     VP_PROFILED(pass->profile, pool, 0, {
         vp_pool_run(&pass->run, VP_REDUCE_AVG, pass->batch, n, first, c->embed_dim,
                     pass->pooled, pass->ldx, pass->x, pass->ldx, n * pass->ldx);

@@ -61,10 +61,11 @@ vp_status vp_vit_reset_classifier(vp_vit *vit, size_t num_classes, const vp_pool
     if (config.attn_pool == vit->config.attn_pool) {
         next->pool.serial = vit->pool.serial; /* the same pool, not a new one */
     }
+    /* As the constructor draws them. timm leaves a new head as torch's nn.Linear draws
+     * itself: five to seven times as wide at the usual sizes, and a bias that is not 0. */
+    const vp_init fresh = {.mode = "", .seed = seed};
     for (size_t i = 0, start = 0; i < next->num_params; i++) {
-        /* torch's nn.Linear, which timm does not touch again here, resets itself */
         const bool head = strncmp(next->params[i].name, "head.", 5) == 0;
-        const vp_init fresh = {.mode = head ? "reset" : "", .seed = seed};
         if ((head || !vp_vit_share_param(next, i, vit, &start)) &&
             vp_vit_init_param(next, i, &fresh, err) != VP_OK) {
             vp_vit_unref(next);

@@ -93,9 +93,10 @@ static inline size_t vp_config_patches(const vp_config *c)
     return (c->img_size[0] / c->patch_size[0]) * (c->img_size[1] / c->patch_size[1]);
 }
 
-static inline bool vp_config_include_prefix(const vp_config *c)
+/* Does that pool take the prefix tokens in? */
+static inline bool vp_config_include_prefix(const vp_config *c, vp_pool pool)
 {
-    return c->pool_include_prefix || c->attn_pool == VP_POOL_PRR;
+    return c->pool_include_prefix || pool == VP_POOL_PRR;
 }
 
 static inline bool vp_config_layer_scale(const vp_config *c)

@@ -10,7 +10,7 @@ static void reduce(vp_pass *pass, vp_pool pool, const float *x, size_t ldx, floa
 {
     const vp_config *c = pass->config;
     const size_t n = pass->tokens;
-    const size_t first = vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
+    const size_t first = vp_config_include_prefix(c, pool) ? 0 : vp_config_prefix(c);
     const vp_reduce how = pool == VP_POOL_AVG      ? VP_REDUCE_AVG
                           : pool == VP_POOL_MAX    ? VP_REDUCE_MAX
                           : pool == VP_POOL_AVGMAX ? VP_REDUCE_AVGMAX
@@ -29,7 +29,7 @@ static void pool_tokens(vp_pass *pass, vp_pool pool, const float *x, size_t ldx,
         return;
     }
     const size_t prefix = vp_config_prefix(c);
-    const size_t first = vp_config_include_prefix(c) ? 0 : prefix;
+    const size_t first = vp_config_include_prefix(c, pool) ? 0 : prefix;
     vp_attn_pool_forward(pass, x + first * ldx, ldx, pass->tokens * ldx,
                          pass->tokens - first, out, ldo);
 }

@@ -75,7 +75,7 @@ void vp_vit_map_shape(const vp_vit *vit, size_t tokens, size_t block, size_t sha
     shape[0] = c->num_heads;
     shape[1] = shape[2] = tokens;
     if (block == VP_MAP_POOL) {
-        shape[2] -= vp_config_include_prefix(c) ? 0 : vp_config_prefix(c);
+        shape[2] -= vp_config_include_prefix(c, c->attn_pool) ? 0 : vp_config_prefix(c);
         shape[1] = c->attn_pool == VP_POOL_MAP ? 1 : shape[2];
     } else if (vp_config_is_diff(c)) {
         shape[0] *= 2;

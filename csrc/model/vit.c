@@ -286,8 +286,8 @@ vp_status vp_vit_check_pool(const vp_vit *vit, vp_pool pool, vp_error *err)
 vp_status vp_vit_check_tokens(const vp_vit *vit, vp_pool pool, size_t n, vp_error *err)
 {
     const vp_config *c = &vit->config;
-    const bool patches =
-        pool != VP_POOL_NONE && pool != VP_POOL_TOKEN && !vp_config_include_prefix(c);
+    const bool patches = pool != VP_POOL_NONE && pool != VP_POOL_TOKEN &&
+                         !vp_config_include_prefix(c, pool);
     const size_t least = patches ? vp_config_prefix(c) + 1 : 1;
     if (n < least || n > (size_t)1 << 24) {
         return vp_fail(err, VP_ERR_VALUE,
