@@ -82,3 +82,56 @@ def test_weights_that_are_asked_for_twice_come_twice() -> None:
     np.testing.assert_allclose(maps[0].sum(-1), 1, rtol=1e-5)
     named = model(X, return_attn=[1, -1])[1]
     assert named[1].tobytes() == named[-1].tobytes()
+
+
+@pytest.mark.parametrize("options", [*BLOCKS, {"block_fn": "ParallelScalingBlock"}])
+def test_some_blocks_have_the_bits_of_the_whole(options: Any) -> None:
+    model = small(depth=3, pre_norm=True, **options)
+    mask = recipe.mask("additive", (2, 1, TOKENS, TOKENS))
+    taps = [(i, 0, place) for i in range(3) for place in ("in", "out")]
+    stream = model._run(X, NOTHING, mask, taps=taps)[1]
+    first = model.norm_pre(model._pos_embed(model.patch_embed(X)))
+    assert first.tobytes() == stream[0].tobytes()
+    for start in range(3):
+        for stop in range(start + 1, 4):
+            got = model.forward_blocks(stream[2 * start], start, stop, mask)
+            assert got.tobytes() == stream[2 * stop - 1].tobytes()
+    rest = model.forward_blocks(stream[2], 1, attn_mask=mask)
+    assert model.norm(rest).tobytes() == model.forward_features(X, mask).tobytes()
+    causal = model.forward_blocks(first, is_causal=True)
+    want = model.forward_features(X, is_causal=True)
+    assert model.norm(causal).tobytes() == want.tobytes()
+
+
+def test_no_blocks_give_the_tokens_as_an_array_of_their_own() -> None:
+    model = small(depth=2)
+    tokens = recipe.uniform((2, 3, 32), "tokens").astype(np.float32)
+    for start in range(3):
+        got = model.forward_blocks(tokens, start, np.int64(start))
+        assert got.tobytes() == tokens.tobytes()
+        assert not np.shares_memory(got, tokens)
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "shape", "blocks"),
+    [
+        (ValueError, "0 <= start <= stop <= 2, not 2 and 1", (1, 3, 32), (2, 1)),
+        (ValueError, "not 0 and 3", (1, 3, 32), (0, 3)),
+        (ValueError, "not 3 and 2", (1, 3, 32), (3,)),
+        (ValueError, "start", (1, 3, 32), (-1,)),
+        (ValueError, "stop", (1, 3, 32), (0, -1)),
+        (TypeError, "start", (1, 3, 32), (0.0, 1)),
+        (TypeError, "stop", (1, 3, 32), (0, True)),
+        (ValueError, "(1, 3, 31)", (1, 3, 31), (0, 1)),
+        (ValueError, "(1, 3, 31)", (1, 3, 31), (1, 1)),
+        (ValueError, "32", (3, 32), (0, 1)),
+    ],
+)
+def test_blocks_and_tokens_that_are_not_there_are_refused(
+    error: type[Exception], word: str, shape: tuple[int, ...], blocks: tuple[Any, ...]
+) -> None:
+    model = small(depth=2)
+    with refused(error, word, model=model):
+        model.forward_blocks(np.zeros(shape, np.float32), *blocks)
+    with refused(TypeError, "x", model=model):
+        model.forward_blocks([["a"]])

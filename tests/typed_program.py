@@ -44,6 +44,7 @@ def main(pool: Pool = "avg") -> str:
     outputs, maps = model(x, return_attn=[0, "attn_pool"] if pool == "map" else [0])
     heads: int = maps[0].shape[1]
     tokens: Float32 = model.forward_features(x)
+    tokens = model.forward_blocks(tokens, 1)
     vectors: Float32 = model.pool(tokens, "max")
 
     before = model.snapshot()

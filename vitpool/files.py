@@ -19,7 +19,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     hidden = path.with_name(f".{path.name}.tmp")
     try:
-        with open(hidden, "wb") as file:
+        new = open(hidden, "wb")  # noqa: SIM115
+    except OSError as error:
+        error.filename = str(path)  # the one that the caller knows
+        raise
+    try:
+        with new as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

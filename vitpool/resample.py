@@ -8,6 +8,7 @@ of a picture is rows @ picture @ columns.T, since the filters are separable.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 F32 = np.float32
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
+# What torch would compute in.
+Real = type[np.floating[Any]]
 
 # Half-width of each filter in source pixels, before it is widened by antialiasing.
 _SUPPORT = {"bilinear": 1, "bicubic": 2}
 
 
-def _filter(distance: FloatArray, interpolation: str, a: float) -> DoubleArray:
+def _filter(distance: NDArray[Any], interpolation: str, a: float) -> DoubleArray:
     """Value of the triangle or of Keys' cubic kernel at `distance` in pixels."""
     x = np.abs(distance, dtype=np.float64)
     if interpolation == "bilinear":
@@ -36,35 +39,37 @@ def axis_weights(
     interpolation: str = "bicubic",
     antialias: bool = True,
     align_corners: bool = False,
+    real: Real = F32,
 ) -> DoubleArray:
     """The (new, old) matrix which resamples `old` samples along one axis to `new`.
 
-    Positions are computed in float32, as torch does: at a grid of 37 a position in
-    float64 would move the weights by some 1e-6, more than the rounding of the sum. All
-    that follows from them is float64, so that nothing is added to that error.
+    Positions are computed in `real`, as torch does in the type of what it resamples: at
+    a grid of 37 a position in float64 moves the weights by some 1e-6, more than the
+    rounding of the sum in float32. All that follows from them is float64, so that
+    nothing is added to that error.
     """
     if interpolation not in _SUPPORT:
         raise ValueError(
             f"interpolation must be 'bicubic' or 'bilinear', got {interpolation!r}"
         )
     if align_corners:
-        scale = F32(old - 1) / F32(new - 1) if new > 1 else F32(0)
+        scale = real(old - 1) / real(new - 1) if new > 1 else real(0)
     else:
-        scale = F32(old) / F32(new)
+        scale = real(old) / real(new)
     support = _SUPPORT[interpolation]
-    target = np.arange(new, dtype=F32)[:, None]
+    target = np.arange(new, dtype=real)[:, None]
 
     if antialias:
         # The filter grows with the step when shrinking; past the border it is cut off
         # and the rest is normalised. torch keeps the half-pixel centres here whatever
         # align_corners says.
-        widen = max(scale, F32(1))
-        reach = F32(support) * widen
-        centre = scale * (target + F32(0.5))
-        first = np.maximum(np.trunc(centre - reach + F32(0.5)), 0)
-        stop = np.minimum(np.trunc(centre + reach + F32(0.5)), old)
-        source = np.arange(old, dtype=F32)[None, :]
-        distance = (source - centre + F32(0.5)) * (F32(1) / widen)
+        widen = max(scale, real(1))
+        reach = real(support) * widen
+        centre = scale * (target + real(0.5))
+        first = np.maximum(np.trunc(centre - reach + real(0.5)), 0)
+        stop = np.minimum(np.trunc(centre + reach + real(0.5)), old)
+        source = np.arange(old, dtype=real)[None, :]
+        distance = (source - centre + real(0.5)) * (real(1) / widen)
         weights = _filter(distance, interpolation, a=-0.5)
         weights = np.where((source >= first) & (source < stop), weights, 0)
         normalised: DoubleArray = weights / weights.sum(axis=1, keepdims=True)
@@ -76,48 +81,52 @@ def axis_weights(
         position = scale * target
     else:
         # float64 inside, so rounded once: torch's build fuses the multiply and add.
-        position = (np.float64(scale) * (target + F32(0.5)) - 0.5).astype(F32)
+        position = (np.float64(scale) * (target + real(0.5)) - 0.5).astype(real)
         if interpolation == "bilinear":
-            position = np.maximum(position, F32(0))
+            position = np.maximum(position, real(0))
     base = np.floor(position)
     weights = np.zeros((new, old))
     rows = np.arange(new)
     for step in range(1 - support, support + 1):
-        value = _filter(position - (base + F32(step)), interpolation, a=-0.75)[:, 0]
+        value = _filter(position - (base + real(step)), interpolation, a=-0.75)[:, 0]
         column = np.clip(base[:, 0] + step, 0, old - 1).astype(np.intp)
         np.add.at(weights, (rows, column), value)
     return weights
 
 
 def resample_grid(
-    grid: FloatArray,
+    grid: NDArray[Any],
     new_size: tuple[int, int],
     interpolation: str = "bicubic",
     antialias: bool = True,
     align_corners: bool = False,
-) -> FloatArray:
-    """Resample a (H, W, C) grid to (new_size[0], new_size[1], C)."""
-    height, width, _ = grid.shape
-    rows = axis_weights(height, new_size[0], interpolation, antialias, align_corners)
-    columns = axis_weights(width, new_size[1], interpolation, antialias, align_corners)
+    real: Real = F32,
+) -> NDArray[Any]:
+    """Resample a (H, W, C) grid to (new_size[0], new_size[1], C), in `real`."""
+    how = interpolation, antialias, align_corners, real
+    rows, columns = (
+        axis_weights(old, new, *how)
+        for old, new in zip(grid.shape[:2], new_size, strict=True)
+    )
     across = np.matmul(columns, grid)  # (H, new W, C)
-    resampled: FloatArray = np.tensordot(rows, across, axes=(1, 0)).astype(F32)
-    return resampled
+    return np.tensordot(rows, across, axes=(1, 0)).astype(real)
 
 
 def resample_abs_pos_embed(
-    pos: FloatArray,
+    pos: NDArray[Any],
     new_size: tuple[int, int],
     old_size: tuple[int, int] | None = None,
     num_prefix_tokens: int = 1,
     interpolation: str = "bicubic",
     antialias: bool = True,
     align_corners: bool | None = None,
-) -> FloatArray:
+    real: Real = F32,
+) -> NDArray[Any]:
     """Resample position embeddings (1, prefix + H * W, C) to the grid `new_size`.
 
     The first `num_prefix_tokens` rows stay as they are. Without `old_size` the old
-    grid is taken to be square. Returns float32 (1, prefix + new H * new W, C).
+    grid is taken to be square. Returns (1, prefix + new H * new W, C) in `real`, as
+    torch would compute it in that: float32, whatever `pos` is, since timm says so.
     Raises ValueError where the tokens do not fill the old grid.
     """
     new_size = (int(new_size[0]), int(new_size[1]))
@@ -140,10 +149,11 @@ def resample_abs_pos_embed(
             f"tokens: the other {tokens} do not fill a {old_size[0]}x{old_size[1]} grid"
         )
     prefix = pos[:, :num_prefix_tokens]
-    grid = pos[0, num_prefix_tokens:].astype(F32).reshape(*old_size, -1)
-    grid = resample_grid(grid, new_size, interpolation, antialias, bool(align_corners))
+    grid = pos[0, num_prefix_tokens:].astype(real).reshape(*old_size, -1)
+    how = interpolation, antialias, bool(align_corners), real
+    grid = resample_grid(grid, new_size, *how)
     rows = grid.reshape(1, new_size[0] * new_size[1], -1)
-    return np.concatenate([prefix, rows], axis=1, dtype=F32)
+    return np.concatenate([prefix, rows], axis=1, dtype=real)
 
 
 def resample_patch_embed(

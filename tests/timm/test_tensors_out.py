@@ -21,6 +21,8 @@ CASES: dict[str, Case] = {
     "any size": (lambda m, x: m(x), X, {"dynamic_img_size": True}),
     "attention": (lambda m, x: m(x, return_attn=[0]), X, {}),
     "features": (lambda m, x: m.forward_features(x), X, {}),
+    "some blocks": (lambda m, x: m.forward_blocks(x, 0, 1), TOKENS, {}),
+    "no blocks": (lambda m, x: m.forward_blocks(x, 1), TOKENS, {}),
     "head": (lambda m, x: m.forward_head(x), TOKENS, {}),
     "pre_logits": (lambda m, x: m.forward_head(x, pre_logits=True), TOKENS, {}),
     "pool": (lambda m, x: m.pool(x), TOKENS, {}),

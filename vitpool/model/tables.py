@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 
 def text_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: int = 0,
+    total: bool = True,
 ) -> str:
     """Columns two spaces apart, the last `right` to the right; the last row is a total,
-    below a line."""
+    below a line, if there is one."""
     lines = [head, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     left = len(head) - right
@@ -25,7 +28,9 @@ def text_table(
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     body = [text(row) for row in rows]
-    return "\n".join([text(head), rule, *body[:-1], rule, body[-1]])
+    if total:
+        body.insert(-1, rule)
+    return "\n".join([text(head), rule, *body])
 
 
 def html_table(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 
 from .. import _core
-from ..config import Pool, as_pair
+from ..config import Pool, as_int, as_pair
 from ..text import some
 from .attention import named_maps, wanted_maps
 from .constructor import random_seed, untrained_of
@@ -144,6 +144,57 @@ class VisionTransformer(Pictures):
         now = self._snapshot()
         features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
         return like(x, features)
+
+    @overload
+    def forward_blocks(
+        self,
+        x: Tensor,
+        start: SupportsIndex = ...,
+        stop: SupportsIndex | None = ...,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward_blocks(
+        self,
+        x: Any,
+        start: SupportsIndex = ...,
+        stop: SupportsIndex | None = ...,
+        attn_mask: Any = ...,
+        is_causal: bool = ...,
+    ) -> Float32: ...
+    def forward_blocks(
+        self,
+        x: Any,
+        start: SupportsIndex = 0,
+        stop: SupportsIndex | None = None,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+    ) -> Any:
+        """Tokens (B, N, C) that blocks start, start + 1, ... before stop make of x.
+
+        x: tokens (B, N, C), as forward_intermediates gives them, or _pos_embed and then
+        norm_pre; N may be any. stop: None is after the last block. The bits are those
+        of a whole forward pass; `norm` does not follow. Masks as forward's.
+
+        ValueError: not 0 <= start <= stop <= depth, or another shape. TypeError: no
+        integer, or no array of floats.
+        """
+        now = self._snapshot()
+        depth = now._options()["depth"]
+        end = depth if stop is None else as_int(stop, "stop")
+        begin = as_int(start, "start")
+        if not begin <= end <= depth:
+            raise ValueError(
+                f"start and stop must be blocks, 0 <= start <= stop <= {depth}, "
+                f"not {begin} and {end}"
+            )
+        tokens = _core.as_float32(x, "x")
+        taps = [(end - 1, 0)] if begin < end else []
+        _, arrays, _, _ = now._run(
+            tokens, _NOTHING, attn_mask, is_causal, first=begin, depth=end, taps=taps
+        )
+        return like(x, arrays[0] if arrays else tokens.copy())
 
     @overload
     def forward_head(self, x: Tensor, pre_logits: bool = ...) -> Tensor: ...
@@ -291,11 +342,11 @@ class VisionTransformer(Pictures):
     ) -> None:
         """New classifier of num_classes outputs (0: none), and another pool if given.
 
-        The head is freshly initialised. An attention pool is kept, bit for bit and as
-        the same object, as long as the pool stays 'map' (or 'prr'); another pool drops
-        it. A pool that needs an attention pool the model lacks is refused, unless
-        add_attn_pool=True makes a fresh one. Norms stay where they are. A call that
-        raises changes nothing.
+        The head is freshly initialised, as by weight_init=''. An attention pool is
+        kept, bit for bit and as the same object, as long as the pool stays 'map' (or
+        'prr'); another pool drops it. A pool that needs an attention pool the model
+        lacks is refused, unless add_attn_pool=True makes a fresh one. Norms stay where
+        they are. A call that raises changes nothing.
 
         TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
         negative count, a pool that is unknown or not possible here.

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..drawn import drawn
 from .options import read_options
 from .reader import refuse
 
@@ -59,7 +59,7 @@ def check_alike(module: Any, options: Mapping[str, Any]) -> None:
     theirs = copy.deepcopy(module).float().cpu().eval()
     for which in ("its own weights", "drawn weights"):
         if which == "drawn weights":
-            _draw(theirs, rng)
+            _draw(theirs)
         ours = VisionTransformer(**options, weights=_Weights(theirs))
         with torch.inference_mode():
             want = theirs(torch.from_numpy(x))
@@ -77,20 +77,13 @@ def check_alike(module: Any, options: Mapping[str, Any]) -> None:
             )
 
 
-def _draw(module: Any, rng: np.random.Generator) -> None:
+def _draw(module: Any) -> None:
     """Give every parameter numbers of a size at which it matters."""
     import torch
 
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            shape = tuple(parameter.shape)
-            around, spread = 0.0, 0.25
-            if name.endswith(("weight", "gamma")) and len(shape) == 1:
-                around = 1.0  # a norm's, or a scale
-            elif name.endswith("weight"):
-                spread = math.prod(shape[1:]) ** -0.5
-            values = around + spread * rng.standard_normal(shape, np.float32)
-            parameter.copy_(torch.from_numpy(values))
+            parameter.copy_(torch.from_numpy(drawn(name, tuple(parameter.shape))))
 
 
 def from_timm(
