@@ -21,7 +21,7 @@ FLOORS = (
     {"model"},
     {"checkpoint"},
     {"registry"},
-    {"embed", "plot"},
+    {"embed", "plot", "testing"},
     {"cli"},
     {"__main__"},
 )

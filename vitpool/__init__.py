@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import __version__, get_num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
-    from . import data, models
+    from . import data, models, testing
     from .checkpoint import LeftOutWarning, load_checkpoint, open_state_dict
     from .checkpoint.live_timm import from_timm
     from .model import VisionTransformer
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         model_entrypoint,
     )
     from .registry.folder import save_pretrained
+    from .testing.comparison import compare
     from .transforms import (
         create_transform,
         resolve_data_config,
@@ -54,6 +55,7 @@ _LAZY = {
     "load_checkpoint": "checkpoint",
     "open_state_dict": "checkpoint",
     "save_pretrained": "registry.folder",
+    "compare": "testing.comparison",
     "create_transform": "transforms",
     "resolve_data_config": "transforms",
     "resolve_model_data_config": "transforms",
@@ -64,6 +66,7 @@ __all__ = [
     "LeftOutWarning",
     "VisionTransformer",
     "__version__",
+    "compare",
     "create_model",
     "create_transform",
     "data",
@@ -86,10 +89,11 @@ __all__ = [
     "save_pretrained",
     "set_num_threads",
     "show_config",
+    "testing",
 ]
 
-# timm's modules, which are there as soon as the package is.
-_MODULES = ("data", "models")
+# timm's modules and NumPy's, which are there as soon as the package is.
+_MODULES = ("data", "models", "testing")
 
 
 def __getattr__(name: str) -> Any:
