@@ -261,7 +261,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(
 def test_help_of_every_command(capsys) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for name in ("classify", "embed", "attention", "info", "list", "convert",
+    for name in ("classify", "embed", "attention", "audit", "info", "list", "convert",
                  "benchmark"):  # fmt: skip
         assert f"    {name}" in out
         code, text, _ = run(capsys, name, "--help")

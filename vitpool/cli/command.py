@@ -13,8 +13,10 @@ from typing import Any
 
 from . import (
     attention,
+    audit,
     benchmark,
     classify,
+    compare,
     completion,
     convert,
     embed,
@@ -39,6 +41,8 @@ COMMANDS = (
     embed,
     search,
     attention,
+    compare,
+    audit,
     info,
     list,
     convert,
@@ -55,8 +59,9 @@ def build_parser() -> Parser:
         prog="vitpool",
         description="timm's Vision Transformers on a CPU, without PyTorch.",
         epilog="`vitpool COMMAND --help` tells a command's options, with examples.\n"
-        "Exit codes: 0 done, 1 some pictures could not be read or no model matches, "
-        "2 wrong usage or it cannot run, 130 interrupted.",
+        "Exit codes: 0 done, 1 some pictures could not be read, no model matches, "
+        "two models differ or an audit has found something, 2 wrong usage or it cannot "
+        "run, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"vitpool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -43,9 +43,12 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
+_MODELS = ("model", "reference", "candidate")
+
+
 def _values(action: argparse.Action, models: str) -> str:
     """The words that a value is one of; '' where it may be another, as a file."""
-    return models if action.dest == "model" else " ".join(action.choices or ())
+    return models if action.dest in _MODELS else " ".join(action.choices or ())
 
 
 def _bash(parsers: dict[str, Parser], models: str) -> Iterator[str]:
@@ -63,11 +66,12 @@ def _bash(parsers: dict[str, Parser], models: str) -> Iterator[str]:
         for option in parser.options():
             words = _values(option, "$models")
             names = "|".join(f'"{name} {text} "*' for text in option.option_strings)
-            if words:
+            if option.nargs != 0:
                 yield f'        {names}) offer="{words}" ;;'
         options = " ".join(t for o in parser.options() for t in o.option_strings)
         yield f'        "{name} "*" -"*) offer="{options}" ;;'
-        for words in filter(None, (_values(p, "") for p in parser.positionals())):
+        words = next((_values(p, "$models") for p in parser.positionals()), "")
+        if words:
             yield f'        "{name} "*) offer="{words}" ;;'
     yield f'        " "*) offer="{" ".join(parsers)} --help --version" ;;'
     yield "    esac"
@@ -92,8 +96,10 @@ def _fish(parsers: dict[str, Parser], models: str) -> Iterator[str]:
             value += f" -a '{words}'" if words else ""  # -r: or a file, -x: or none
             about = _quoted(option.help or "")
             yield f"{here} {' '.join(texts)}{value} -d {about}"
-        for words in filter(None, (_values(p, "") for p in parser.positionals())):
-            yield f"{here} -fa '{words}'"
+        words = next((_values(p, models) for p in parser.positionals()), "")
+        if words:
+            only = "-fa" if parser.positionals()[0].choices else "-a"  # or a file
+            yield f"{here} {only} '{words}'"
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from ..text import printable
 
 # As grep has them: 1 is an answer (nothing found, pictures left out), 2 an error.
 OK, SOME_FAILED, CANNOT = 0, 1, 2
-NOTHING_FOUND = 1
+NOTHING_FOUND = DIFFER = 1
 INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 bars: list[Any] = []  # tqdm's, on stderr now

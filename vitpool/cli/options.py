@@ -33,6 +33,14 @@ class _KeyValues(argparse.Action):
         setattr(namespace, self.dest, out)
 
 
+KEY_VALUES: dict[str, Any] = {
+    "nargs": "*",
+    "action": _KeyValues,
+    "default": {},
+    "metavar": "KEY=VALUE",
+}
+
+
 class _Chosen(argparse.Action):
     """The model, and that it is chosen, not left at the default."""
 
@@ -109,10 +117,7 @@ def model_options(
     add("--in-chans", type=count(1), metavar="N", help="input channels")
     add(
         "--model-kwargs",
-        nargs="*",
-        action=_KeyValues,
-        default={},
-        metavar="KEY=VALUE",
+        **KEY_VALUES,
         help="more options of the model",
     )
     add(
@@ -212,13 +217,9 @@ def _stored_classes(path: str) -> int | None:
     """Number of classes in a safetensors file; None where it cannot be told."""
     if not path.endswith(".safetensors"):
         return None
-    from safetensors import safe_open
+    from ..checkpoint import open_state_dict
 
-    with safe_open(path, framework="numpy") as file:
-        names = set(file.keys())
-        if "head.weight" in names:
-            return int(file.get_slice("head.weight").get_shape()[0])
-    return 0
+    return open_state_dict(path).shapes().get("head.weight", (0,))[0]
 
 
 def model_arguments(

@@ -9,8 +9,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from ..files import replacing
 from ..text import json_text, printable
 from .errors import StrictError, bars, say, write
 from .options import make_transform
@@ -27,6 +29,18 @@ def print_json(value: Any, indent: int | None = 2) -> None:
     """A result on stdout, for a program: ASCII alone where stdout has no more."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     write(json_text(value, indent, ascii=not unicode), sys.stdout)
+
+
+@contextlib.contextmanager
+def page_file(path: str | None) -> Iterator[BinaryIO | None]:
+    """The file of --html: that it can be written is known before the work begins."""
+    if path is None:
+        yield None
+    elif Path(path).is_dir():
+        raise IsADirectoryError(f"--html: {path} is a folder")
+    else:
+        with replacing(Path(path)) as file:
+            yield file
 
 
 @contextlib.contextmanager
