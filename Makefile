@@ -8,12 +8,12 @@ BIN := .venv/bin
 TIMM := .venv-timm/bin
 PYTEST := python -m pytest -q
 SAMPLES := $(sort $(wildcard vitpool/models/vit_digits/samples/*.png))
-PY := vitpool tests tools setup.py $(wildcard benchmarks docs)
+PY := vitpool pytest_vitpool.py tests tools setup.py $(wildcard benchmarks docs)
 C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.c)
 RUN_CTESTS = tools/run_ctests.sh
 
 .PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
-	test-wheel bench bench-kernels lint format fuzz docs wheel replay mutate clean
+	test-wheel bench bench-kernels audit lint format fuzz docs wheel replay mutate clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
@@ -153,6 +153,13 @@ bench: .venv-timm/have-timm
 bench-kernels: .venv/have-test
 	@$(BIN)/python setup.py -q build_ctests --source-dir=benchmarks --program-dir=bench
 	@$(BIN)/python -m benchmarks.kernel_table build/bench/kernels csrc/kernels/README.md
+
+# timm's own classes audited, every program of it run, and docs/audited.md: half an hour.
+audit: .venv-timm/have-timm
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@mkdir -p build
+	@$(TIMM)/python tools/audit_timm.py --json > build/audit.json || test $$? = 1
+	@$(TIMM)/python tools/audited.py build/audit.json --markdown docs/audited.md
 
 lint: .venv/have-dev build
 	$(BIN)/ruff check $(PY)
