@@ -30,6 +30,9 @@ MODULES = (
     "classifier",
     "gradients",
 )
+# Those that look at models which make has built as asked: with other options, another
+# pool, other classes. Of a make that ignores what it is asked for they say nothing.
+BUILDING = {"sequences", "equal", "constructor", "checkpoint", "weights", "classifier"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Check:
     sentence: str
     run: Run
     needs: tuple[str, ...]
+
+    @property
+    def builds(self) -> bool:
+        """Whether it looks at models that make builds with options."""
+        return self.run.__module__.rpartition(".")[2] in BUILDING
 
 
 CHECKS: dict[str, Check] = {}

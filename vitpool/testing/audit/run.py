@@ -21,6 +21,9 @@ def run_check(check: Check, subject: Subject) -> list[Finding | Skip]:
         missing = [name for name in check.needs if not hasattr(subject.example, name)]
         if missing:
             return [Skip(check.name, f"its models have no {' and no '.join(missing)}")]
+        if check.builds and not subject.heeds_classes:
+            reason = "make ignores num_classes: no model is built as asked"
+            return [Skip(check.name, reason)]
         found.extend(check.run(subject))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -128,6 +128,15 @@ class Subject:
         return self.refusal(global_pool="no pool") is not None
 
     @functools.cached_property
+    def heeds_classes(self) -> bool:
+        """Does make build a model of as many classes as are asked for, or refuse?"""
+        try:
+            model = self.build(num_classes=self.num_classes + 3)
+        except Exception:
+            return True
+        return bool(model.num_classes == self.num_classes + 3)
+
+    @functools.cached_property
     def options(self) -> dict[str, Any]:
         """The constructor's options by name, with their defaults (`inspect` 's empty).
 
