@@ -273,7 +273,7 @@ def test_a_checkpoint_that_does_not_fit_is_said_by_key(capsys, fork) -> None:
         (["before", "cut.safetensors"], "cut.safetensors: truncated: 20000 of"),
         (["before", "cut.safetensors", "--arch", NAME], "cut.safetensors: truncated"),
         (["before", "plain.npz"], "plain.npz is a bare weights file: say its archit"),
-        (["before", "no.npz"], "no.npz is a bare weights file"),
+        (["before", "no.npz"], "no.npz: no such file"),
         (["before", "no.npz", "--arch", NAME], "no.npz: no such file"),
         (["before", "same", "--arch", NAME], "--arch is for a weights file, not for"),
         (["before", "same", "--candidate-arch", NAME], "--candidate-arch is for a wei"),

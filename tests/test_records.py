@@ -65,6 +65,15 @@ def test_a_record_has_the_models_own_outputs(model, tmp_path: Path, layout) -> N
     assert record.made["target"] == vitpool.show_config()["target"]
 
 
+def test_files_are_recorded_as_the_model_prepares_them(tmp_path: Path) -> None:
+    digits = vitpool.create_model("vit_digits", pretrained=True)
+    path, files = tmp_path / "record.npz", vitpool.samples()[:2]
+    write_record(path, digits, files)
+    np.testing.assert_array_equal(open_record(path).images, digits.preprocess(files))
+    with pytest.raises(ValueError, match="at least one picture"):
+        write_record(path, digits, [])
+
+
 def test_either_layout_is_written_from_the_other(model, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.npz", "b.safetensors", "c.npz")]
     write_record(paths[0], model, X, intermediates=["features", 0])

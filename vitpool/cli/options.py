@@ -233,13 +233,13 @@ def model_arguments(
     if is_weights(name) and not args.arch and _has_config(name):
         name = f"local-dir:{os.path.abspath(name)}"
     elif is_weights(name):
+        if not os.path.isfile(name):
+            raise FileNotFoundError(f"{name}: no such file")
         if not args.arch:
             raise UsageError(
                 f"{name} is a bare weights file: say its architecture with --arch (see "
                 "`vitpool list`), or give the folder with its config.json"
             )
-        if not os.path.isfile(name):
-            raise FileNotFoundError(f"{name}: no such file")
         if checkpoint is not None:
             raise UsageError("--checkpoint and a weights file as --model are two files")
         checkpoint, name = name, args.arch

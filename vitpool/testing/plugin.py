@@ -57,9 +57,9 @@ class ModelRegression:
         fails once.
 
         model: one of vitpool's, a torch module, or whatever else `compare` takes.
-        images: (B, C, H, W), kept in the record; by default `testing.images` of the
-        model, of which the record keeps the seed. rtol, atol: a stage may differ by
-        atol + rtol * max|recorded|; rtol is by default that of `compare`.
+        images: (B, C, H, W), or files, kept in the record; by default
+        `testing.images` of the model, of which it keeps the seed. rtol, atol: a stage
+        may differ by atol + rtol * max|recorded|; rtol is by default that of `compare`.
         intermediates: blocks by index, from the last where negative, and stages by
         name, as [0, -1, 'norm']. basename: of the record, by default the test's name;
         a second check in one test needs one.

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import _core
+from .comparison.pictures import input_of
 from .comparison.side import Array, Side, Stages, place
 from .seeded import images as seeded_images
 
@@ -128,14 +129,13 @@ def record_of(
 ) -> Record:
     """Runs a side, and keeps its logits, what the head gets, and `intermediates`.
 
-    images: (B, C, H, W); None stands for `testing.images` of the side. intermediates:
+    images: (B, C, H, W), or files, by the side's own preprocessing; None stands for
+    `testing.images` of the side. intermediates:
     blocks by index, from the last where negative, and stages by name. features: is what
     the pool gets kept too, as if it were among them by this name?
     Raises TypeError or ValueError for a block or a stage that the side has not.
     """
-    x = seeded_images(side) if images is None else np.asarray(images, np.float32)
-    if x.ndim != 4 or not x.size:
-        raise ValueError(f"images must be (B, C, H, W), not of the shape {x.shape}")
+    x = seeded_images(side) if images is None else input_of(side, images)
     wanted = [*_wanted(intermediates, side), *(["features"] if features else [])]
     record = _run(side, x, wanted, 0 if images is None else None)
     for name in wanted:

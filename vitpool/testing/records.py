@@ -64,7 +64,7 @@ def write_record(
     """Write a record of a model, or one that was opened in the other layout.
 
     path: ends in .npz or .safetensors, which is the layout. model: whatever `compare`
-    takes. images: (B, C, H, W); by default `testing.images` of the model.
+    takes. images: (B, C, H, W), or files; by default `testing.images` of the model.
     intermediates: blocks by index and stages by name that are kept too.
     Raises ValueError for another ending, a stage that the model has not, and for what
     timm's layout cannot do without.

@@ -13,7 +13,7 @@ from ...transforms import image_name
 from ...transforms.sources import sources_of
 from ..seeded import noise
 from .result import StageRow, measured
-from .side import Array, Pair
+from .side import Array, Pair, Side
 
 # How many pictures are drawn where none are given; a constant one comes after them.
 _DRAWN = 2
@@ -56,16 +56,35 @@ def _pictures(
         drawn = noise((_DRAWN, *size), seed)
         x = np.concatenate([drawn, np.ones((1, *size), np.float32)])
         return Pictures(x, x, f"{_DRAWN} of seed {seed} and a constant one, {size}")
-    kind = str(getattr(images, "dtype", "none"))
-    if "float" in kind:
-        x = _core.as_float32(images, "images")
-        if x.ndim != 4 or not x.size:
-            raise ValueError(f"images must be (B, C, H, W), not of shape {x.shape}")
+    if _is_batch(images):
+        x = _batch(images)
         return Pictures(x, x, f"{len(x)} given, {x.shape[1:]}")
+    return _prepared(pair, _files(images), tolerance)
+
+
+def input_of(side: Side, images: Any) -> Array:
+    """The pictures that a caller means for one side: (B, C, H, W) as they are, files
+    by its own preprocessing. TypeError and ValueError as `pictures_of`."""
+    return _batch(images) if _is_batch(images) else side.pixels(_files(images))[0]
+
+
+def _is_batch(images: Any) -> bool:
+    """An array or a tensor of floats: what else there is are files."""
+    return "float" in str(getattr(images, "dtype", "none"))
+
+
+def _batch(images: Any) -> Array:
+    x = _core.as_float32(images, "images")
+    if x.ndim != 4 or not x.size:
+        raise ValueError(f"images must be (B, C, H, W), not of shape {x.shape}")
+    return x
+
+
+def _files(images: Any) -> list[Any]:
     files = list(sources_of(images).pictures)
     if not files:
         raise ValueError("images must be at least one picture, not an empty list")
-    return _prepared(pair, files, tolerance)
+    return files
 
 
 def _prepared(
