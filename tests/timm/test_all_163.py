@@ -3,7 +3,7 @@
 
 A model is cut to two blocks, every other option kept, where timm's weights and ours
 together would not fit into 20 GiB, or where one pass takes more than 10^11
-operations, which leaves 88 whole: all take some ten minutes, and 25 with 10^12.
+operations, which leaves 69 whole: all take some eight minutes, and 25 with 10^12.
 VITPOOL_WHOLE=1 lifts the second limit.
 """
 
