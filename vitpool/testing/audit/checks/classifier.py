@@ -15,6 +15,11 @@ from ..walk import CLASSES, RTOL, parted
 
 # The option and attribute of a pool that sees class and register tokens.
 PREFIX = "pool_include_prefix"
+# A snippet's lines: what get_classifier gave is of the model itself.
+OWN = (
+    "own = set(map(id, model.parameters()))",
+    "assert own >= {id(p) for h in heads for p in h.parameters()}",
+)
 
 
 def _is_several(part: Any) -> bool:
@@ -77,6 +82,7 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
                 "heads = head if isinstance(head, (tuple, list)) else (head,)",
                 "rows = [tuple(p.shape) for h in heads for p in h.parameters()]",
                 f"assert any(s[0] == {classes} for s in rows), rows",
+                *(OWN if subject.kind.trains else ()),
             ),
         )
         return
