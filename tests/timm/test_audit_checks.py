@@ -366,6 +366,12 @@ def test_a_planted_fault_is_found_and_its_program_fails(
     assert found
     assert all(finding.check == check for finding in found)
     assert fails(found[0], make)
+    assert not fails(found[0], VisionTransformer)
+
+
+def test_each_check_is_tried_on_a_fault() -> None:
+    tried = {check for check, *_ in FAULTS} | {"arguments_are_left_alone"}
+    assert {check.name for check in DEEP} <= tried
 
 
 def test_a_constructor_that_empties_its_arguments_is_found() -> None:

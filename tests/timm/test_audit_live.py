@@ -69,8 +69,14 @@ def test_timms_vit_has_what_is_known_of_it_and_no_more(of_vit: Audit) -> None:
     assert not [skip for skip in of_vit.skips if skip.failed]
 
 
-def test_programs_show_what_they_tell_in_a_fresh_process(of_vit: Audit) -> None:
+def test_programs_show_what_they_tell(of_vit: Audit) -> None:
     for finding in of_vit.findings:
+        with pytest.raises(AssertionError):
+            exec(finding.reproduce, {})
+
+
+def test_a_program_needs_nothing_of_the_process_that_found_it(of_vit: Audit) -> None:
+    for finding in of_vit.findings[:1]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", finding.reproduce],
             env=os.environ | {"PYTHONPATH": FRESH},

@@ -47,6 +47,9 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
     if not hasattr(model, "get_classifier"):
         yield Skip(name, "the class has no get_classifier")
         return
+    if not hasattr(model, "named_modules"):
+        yield Skip(name, "the class has no modules, of which its head would be one")
+        return
     for resets in ((), (CLASSES,), (CLASSES, 0), (CLASSES, 0, 6)):
         model = subject.build()
         for classes in resets:
