@@ -111,7 +111,7 @@ def options_of(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def flags_of(model: Any, method: str) -> set[str]:
-    """The names of what a method takes; those of its bases stand behind its **kwargs."""
+    """The names of what a method takes, its bases' behind its **kwargs included."""
     found: set[str] = set()
     bases = [vars(kind)[method] for kind in type(model).__mro__ if method in vars(kind)]
     for function in bases or [getattr(model, method)]:
