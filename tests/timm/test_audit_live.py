@@ -79,7 +79,7 @@ def test_a_program_needs_nothing_of_the_process_that_found_it(of_vit: Audit) -> 
     for finding in of_vit.findings[:1]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", finding.reproduce],
-            env=os.environ | {"PYTHONPATH": FRESH},
+            env=os.environ | {"PYTHONPATH": FRESH, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,
