@@ -194,6 +194,22 @@ def test_a_planted_fault_is_named(make: Any) -> None:
     )
 
 
+def test_torchs_threads_are_put_back_after_a_check() -> None:
+    class Counts(VisionTransformer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            threads.add(torch.get_num_threads())
+
+    threads: set[int] = set()
+    torch.set_num_threads(2)
+    try:
+        audit(Counts, source="", only=["training_mode_is_kept"], **VIT)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert threads == {1, 2}
+
+
 def test_modes_are_put_back_after_a_run() -> None:
     subject = Subject(VisionTransformer, kwargs=VIT)
     model = subject.build()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -14,6 +16,24 @@ from .registry import Check, chosen
 from .subject import Subject
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch, where it is there, has one thread meanwhile.
+
+    A check makes hundreds of passes over small models, which wait for a second thread
+    more than they compute, and for very long where something else has its core.
+    """
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else 0
+    try:
+        if torch is not None:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(threads)
+
+
 def run_check(check: Check, subject: Subject) -> list[Finding | Skip]:
     """What a check found; one that breaks says so, as a skip."""
     found: list[Finding | Skip] = []
@@ -21,7 +41,8 @@ def run_check(check: Check, subject: Subject) -> list[Finding | Skip]:
         missing = [name for name in check.needs if not hasattr(subject.example, name)]
         if missing:
             return [Skip(check.name, f"its models have no {' and no '.join(missing)}")]
-        found.extend(check.run(subject))
+        with one_thread():
+            found.extend(check.run(subject))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
