@@ -14,6 +14,10 @@ RESULTS = ROOT / "build" / "docs_results.md"
 CHART = ROOT / "build" / "docs_results.png"
 COMMANDS = ROOT / "build" / "docs_commands.md"
 sys.path.insert(0, str(ROOT))
+# What a page runs by `!python` is this Python, not the machine's.
+os.environ["PATH"] = os.pathsep.join(
+    (str(Path(sys.executable).parent), os.environ["PATH"])
+)
 
 import vitpool
 

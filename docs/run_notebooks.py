@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,22 @@ def execute(path: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    # What a cell runs by `!python` is this Python, not the machine's.
+    here = str(Path(sys.executable).parent)
+    environ = os.environ | {"PATH": os.pathsep.join((here, os.environ["PATH"]))}
     NotebookClient(
         notebook,
         timeout=300,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    ).execute(env=environ)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/jpeg"] = jpeg(output.data.pop("image/png"))
+            if "text" in output:  # of a command, as a terminal ends its lines
+                output.text = output.text.replace("\r\n", "\n")
     notebook.metadata.pop("language_info", None)
     return notebook
 

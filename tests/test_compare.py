@@ -177,7 +177,7 @@ def test_randomize_finds_what_fresh_weights_hide() -> None:
     )
     fresh = vitpool.compare(gelu, other)
     assert fresh.ok
-    assert str(fresh).splitlines()[0].endswith("randomize=True may show it")
+    assert str(fresh).splitlines()[0].endswith("randomized weights may show it")
     before = gelu(X).tobytes()
     found = vitpool.compare(gelu, other, randomize=True)
     assert found.randomize

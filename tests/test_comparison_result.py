@@ -110,7 +110,7 @@ def test_nothing_compared_is_not_alike() -> None:
 def test_alike_numbers_do_not_hide_what_else_differs(fields: Any, but: str) -> None:
     found = comparison(**fields)
     assert found.ok
-    expected = f"alike on 2 images, but the {but}; randomize=True may show it"
+    expected = f"alike on 2 images, but the {but}; randomized weights may show it"
     assert first_line(found) == expected
     drawn = comparison(randomize=True, **fields)
     assert first_line(drawn) == expected.partition(";")[0]

@@ -13,6 +13,7 @@ import gc
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import measure
@@ -113,6 +114,16 @@ def test_the_names_are_timms() -> None:
     assert set(vitpool.list_models()) >= set(NAMES)
 
 
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """Large models do compute more than they wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("name", NAMES)
 def test_an_architecture_agrees(name: str) -> None:
     model = on_meta(name)

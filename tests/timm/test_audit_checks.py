@@ -16,7 +16,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-import torch
 from import_timm import timm
 from timm.layers import SelectAdaptivePool2d
 from timm.models.beit import Beit
@@ -25,6 +24,7 @@ from timm.models.eva import Eva
 from timm.models.naflexvit import NaFlexVit
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn as timms_filter
 from torch import nn
 
 import vitpool
@@ -165,11 +165,11 @@ class Unrecorded(VisionTransformer):
 
 
 class Unused(VisionTransformer):
-    """A parameter that nothing reads."""
+    """The bias of the head is not added."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.mask_token = nn.Parameter(torch.zeros(1))
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
+        x = super().forward_head(x, pre_logits=True)
+        return x if pre_logits else nn.functional.linear(x, self.head.weight)
 
 
 class Ignoring(VisionTransformer):
@@ -311,11 +311,23 @@ class ChangingFilter(VisionTransformer):
     """The filter of this module doubles a bias, in the caller's checkpoint."""
 
 
+class SeekingFilter(VisionTransformer):
+    """The filter of this module looks for register tokens in every checkpoint."""
+
+
+class SquareFilter(VisionTransformer):
+    """The filter of this module fits no positions to a model with register tokens."""
+
+
 def checkpoint_filter_fn(state_dict: Any, model: Any) -> Any:
     """What timm calls for the classes of this file."""
     if isinstance(model, ChangingFilter):
         state_dict["head.bias"] *= 2
-    return state_dict
+    if isinstance(model, SeekingFilter) and model.reg_token is not None:
+        assert state_dict["reg_token"].ndim == 3
+    if isinstance(model, SquareFilter) and model.reg_token is not None:
+        return state_dict
+    return timms_filter(state_dict, model)
 
 
 FAULTS: list[tuple[str, Any, dict[str, Any]]] = [
@@ -343,6 +355,8 @@ FAULTS: list[tuple[str, Any, dict[str, Any]]] = [
     ("pruned_model_takes_a_head", Headless, {}),
     ("own_checkpoint_passes_the_filter", ChangingFilter, {}),
     ("filter_leaves_the_checkpoint_alone", ChangingFilter, {}),
+    ("filter_takes_other_variants", SeekingFilter, {}),
+    ("checkpoints_of_other_sizes_are_fitted", SquareFilter, {}),
     ("kept_pool_is_bit_equal", Redrawn, {}),
     ("kept_pool_is_bit_equal", Replaced, {}),
     ("other_weights_stay", Redrawn, {}),
@@ -366,6 +380,13 @@ def test_a_planted_fault_is_found_and_its_program_fails(
     assert found
     assert all(finding.check == check for finding in found)
     assert fails(found[0], make)
+    assert not fails(found[0], VisionTransformer)
+
+
+def test_each_check_is_tried_on_a_fault() -> None:
+    tried = {check for check, *_ in FAULTS} | {check for _, _, check, _ in CONFIRMED}
+    tried |= {"arguments_are_left_alone", *KNOWN, *OF_CNNS}
+    assert {check.name for check in DEEP} <= tried
 
 
 def test_a_constructor_that_empties_its_arguments_is_found() -> None:
@@ -403,26 +424,26 @@ RESNET: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("make", "options", "check", "words"),
-    [
-        (VisionTransformer, {}, "output_is_that_of_a_model_built_that_way", "'prr'"),
-        (Eva, {}, "prefix_tokens_come_with_intermediates", "UnboundLocalError"),
-        (Beit, {"use_rel_pos_bias": True}, "own_checkpoint_passes_the_filter", "table"),
-        (VisionTransformerDistilled, {}, "every_parameter_is_used", "reg_token"),
-        (VisionTransformerDistilled, {}, "every_parameter_is_used", "fc_norm.weight"),
-        (VisionTransformerDistilled, {}, "options_that_are_taken_matter", "'none'"),
-        (
-            VisionTransformerDistilled,
-            {},
-            "options_that_are_taken_run",
-            "no_embed_class",
-        ),
-        (VisionTransformerDistilled, {}, "attributes_tell_classes_and_pool", "''"),
-        (NaFlexVit, {}, "plain_vit_checkpoints_are_read", "reg_tokens=1"),
-        (NaFlexVit, {}, "filter_leaves_the_checkpoint_alone", "cls_token"),
-    ],
-)
+CONFIRMED: list[tuple[Any, dict[str, Any], str, str]] = [
+    (VisionTransformer, {}, "output_is_that_of_a_model_built_that_way", "'prr'"),
+    (Eva, {}, "prefix_tokens_come_with_intermediates", "UnboundLocalError"),
+    (Beit, {"use_rel_pos_bias": True}, "own_checkpoint_passes_the_filter", "table"),
+    (VisionTransformerDistilled, {}, "every_parameter_is_used", "reg_token"),
+    (VisionTransformerDistilled, {}, "every_parameter_is_used", "fc_norm.weight"),
+    (VisionTransformerDistilled, {}, "options_that_are_taken_matter", "'none'"),
+    (
+        VisionTransformerDistilled,
+        {},
+        "options_that_are_taken_run",
+        "no_embed_class",
+    ),
+    (VisionTransformerDistilled, {}, "attributes_tell_classes_and_pool", "''"),
+    (NaFlexVit, {}, "plain_vit_checkpoints_are_read", "reg_tokens=1"),
+    (NaFlexVit, {}, "filter_leaves_the_checkpoint_alone", "cls_token"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "check", "words"), CONFIRMED)
 def test_what_is_confirmed_of_timm_is_found(
     make: Any, options: dict[str, Any], check: str, words: str
 ) -> None:
@@ -432,14 +453,14 @@ def test_what_is_confirmed_of_timm_is_found(
     assert fails(named[0], make)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        "forward_runs_after_resets",
-        "constructor_refuses_what_forward_cannot_do",
-        "head_without_a_pool_sees_channels",
-    ],
+OF_CNNS = (
+    "forward_runs_after_resets",
+    "constructor_refuses_what_forward_cannot_do",
+    "head_without_a_pool_sees_channels",
 )
+
+
+@pytest.mark.parametrize("check", OF_CNNS)
 def test_a_head_over_the_width_of_a_map_is_found(check: str) -> None:
     made = Subject(ResNet, kwargs=RESNET | {"num_classes": 5})
     found = run_check(CHECKS[check], made)

@@ -60,5 +60,5 @@ def test_a_module_that_says_nothing_of_its_pictures_is_refused() -> None:
     with pytest.raises(TypeError, match="has no pretrained_cfg"):
         pixels_of(theirs, (3, 32, 32), SAMPLES)
     five = vitpool.create_model("vit_tiny_patch16_224", depth=1, in_chans=5)
-    with pytest.raises(TypeError, match="1 or 3 channels, the model's 5"):
+    with pytest.raises(TypeError, match="1 channel or 3, the model takes 5"):
         pixels_of(five, (5, 224, 224), SAMPLES)

@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitpool
+import vitpool.testing.plugin  # else pytester forgets it, and has a class of ours twice
 from vitpool.testing import assert_models_close, compare, open_record, write_record
 from vitpool.testing.comparison.opened import opened
 from vitpool.testing.record import record_of
+
+pytest_plugins = ["pytester"]
 
 SMALL: dict[str, Any] = {"img_size": 32, "embed_dim": 64, "depth": 2, "num_heads": 2}
 MODELS = {

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,6 +14,24 @@ from typing import Any
 from .finding import Audit, Finding, Skip
 from .registry import Check, chosen
 from .subject import Subject
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch, where it is there, has one thread meanwhile.
+
+    A check makes hundreds of passes over small models, which wait for a second thread
+    more than they compute, and for very long where something else has its core.
+    """
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else 0
+    try:
+        if torch is not None:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(threads)
 
 
 def run_check(check: Check, subject: Subject) -> list[Finding | Skip]:
@@ -24,7 +44,8 @@ def run_check(check: Check, subject: Subject) -> list[Finding | Skip]:
         if check.builds and not subject.heeds_classes:
             reason = "make ignores num_classes: no model is built as asked"
             return [Skip(check.name, reason)]
-        found.extend(check.run(subject))
+        with one_thread():
+            found.extend(check.run(subject))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"

@@ -110,6 +110,18 @@ def options_of(make: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
+def flags_of(model: Any, method: str) -> set[str]:
+    """The names of what a method takes, its bases' behind its **kwargs included."""
+    found: set[str] = set()
+    bases = [vars(kind)[method] for kind in type(model).__mro__ if method in vars(kind)]
+    for function in bases or [getattr(model, method)]:
+        parameters = inspect.signature(function).parameters
+        found |= parameters.keys()
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return found
+
+
 def _fields(function: Callable[..., Any]) -> dict[str, Any]:
     """The fields of dataclasses among the types of a function's arguments."""
     try:

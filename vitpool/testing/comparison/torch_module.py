@@ -92,6 +92,7 @@ class TorchModule(Side):
 
     def _run(self, images: Array, say: Callable[[tuple[str, Array]], Any]) -> None:
         torch, module = _torch(), self.module
+        torch.get_num_threads()  # a new thread has the user's number once it asks
         floating = (p for p in module.parameters() if p.is_floating_point())
         like = next(floating, torch.empty(0))
         double = like.dtype == torch.float64

@@ -51,7 +51,7 @@ def verdict(found: Comparison) -> str:
     if not others:
         return f"alike{count}"
     differ = f"{' and '.join(others)} differ{'s' * (others == ['configuration'])}"
-    hint = "" if found.randomize else "; randomize=True may show it"
+    hint = "" if found.randomize else "; randomized weights may show it"
     return f"alike{count}, but the {differ}{hint}"
 
 

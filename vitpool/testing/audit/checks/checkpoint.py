@@ -90,8 +90,9 @@ def _written(subject: Subject, module: str, **options: Any) -> list[str]:
     return [
         f"from {module} import {FILTER}",
         *subject.drawing(),
-        "state = {k: v.clone() for k, v in model.state_dict().items()}",
-        f"filtered = {FILTER}(dict(state){', model' if both else ''})",
+        "state = model.state_dict()",
+        "given = {k: v.clone() for k, v in state.items()}",
+        f"filtered = {FILTER}(given{', model' if both else ''})",
     ]
 
 
@@ -243,7 +244,7 @@ def _checkpoints(
     """What it is, options of the model, whose checkpoint it is, and the lines."""
     own = subject.build()
     subject.fill(own)
-    yield "own", {}, own, ["state = model.state_dict()"]
+    yield "own", {}, own, [*subject.drawing(), "state = model.state_dict()"]
     for options, vit, lines in _plain_vits(subject):
         yield "plain ViT's", options, vit, lines
 
@@ -401,7 +402,10 @@ def filter_takes_other_variants(subject: Subject) -> Iterator[Finding | Skip]:
                     subject.snippet(
                         f"from {module} import {FILTER}",
                         f"other = build({changed})",
-                        f"{FILTER}({of}.state_dict(), {to})",
+                        "try:",
+                        f"    {FILTER}({of}.state_dict(), {to})",
+                        "except (AssertionError, RuntimeError, TypeError, ValueError):",
+                        "    pass  # a refusal",
                     ),
                 )
             except Exception:

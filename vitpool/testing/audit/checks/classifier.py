@@ -15,6 +15,11 @@ from ..walk import CLASSES, RTOL, parted
 
 # The option and attribute of a pool that sees class and register tokens.
 PREFIX = "pool_include_prefix"
+# A snippet's lines: what get_classifier gave is of the model itself.
+OWN = (
+    "own = set(map(id, model.parameters()))",
+    "assert own >= {id(p) for h in heads for p in h.parameters()}",
+)
 
 
 def _is_several(part: Any) -> bool:
@@ -28,8 +33,6 @@ def _parameters(part: Any) -> list[Any]:
     for one in part if _is_several(part) else (part,):
         if hasattr(one, "parameters"):
             found += list(one.parameters())
-        elif hasattr(one, "shape"):
-            found.append(one)  # a model over arrays may give the weight itself
     return found
 
 
@@ -43,6 +46,9 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
     model = subject.build()
     if not hasattr(model, "get_classifier"):
         yield Skip(name, "the class has no get_classifier")
+        return
+    if not hasattr(model, "named_modules"):
+        yield Skip(name, "the class has no modules, of which its head would be one")
         return
     for resets in ((), (CLASSES,), (CLASSES, 0), (CLASSES, 0, 6)):
         model = subject.build()
@@ -79,6 +85,7 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
                 "heads = head if isinstance(head, (tuple, list)) else (head,)",
                 "rows = [tuple(p.shape) for h in heads for p in h.parameters()]",
                 f"assert any(s[0] == {classes} for s in rows), rows",
+                *(OWN if subject.kind.trains else ()),
             ),
         )
         return

@@ -7,7 +7,6 @@ model without any prefix tokens: flags about these fail where there are none.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..finding import Finding, Skip
 from ..registry import check
+from ..source import flags_of
 from ..subject import Subject
 from ..walk import REFUSALS, RTOL, parted
 
@@ -46,7 +46,7 @@ def _models(
 
 
 def _flags(model: Any) -> set[str]:
-    return set(inspect.signature(model.forward_intermediates).parameters)
+    return flags_of(model, "forward_intermediates")
 
 
 def _call(subject: Subject, model: Any, **flags: Any) -> Any:
