@@ -210,12 +210,17 @@ def recorded(model: Any) -> dict[str, Any]:
     return {}
 
 
+# Numbers in the models that are kept: many small models, of a large one few.
+ROOM = 1 << 27
+
+
 class Twins:
     """The models that the constructor makes; each is made once, and loaded often."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._made: dict[str, Any] = {}
+        self._numbers = 0  # in them
 
     def built(self, model: Any, classes: int, pool: str | None) -> Built:
         """The model built so, and with what `model` records, with its weights."""
@@ -234,10 +239,17 @@ class Twins:
     def _model(self, options: dict[str, Any]) -> Any:
         key = repr(options)
         if key not in self._made:
+            if self._numbers > ROOM:
+                self._made.clear()
+                self._numbers = 0
             try:
-                self._made[key] = self.subject.build(**options)
+                model = self.subject.build(**options)
             except Exception as error:
                 self._made[key] = error
+            else:
+                self._made[key] = model
+                sizes = map(np.size, self.subject.state(model).values())
+                self._numbers += sum(sizes)
         return self._made[key]
 
     def _with_state(self, options: dict[str, Any], state: Mapping[str, Any]) -> Built:
