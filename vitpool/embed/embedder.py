@@ -46,10 +46,7 @@ class Embedder(Pooling):
         their difference is one of rounding.
         """
         model = self.model
-        options = {
-            **resolve(model.config),
-            "pool_include_prefix": model.pool_include_prefix,  # "prr" implies it
-        }
+        options = resolve(model.config)
         told = {
             "format": FORMAT,
             "model": type(model).__name__,

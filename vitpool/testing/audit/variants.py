@@ -126,7 +126,7 @@ def _variant(subject: Subject, options: dict[str, Any]) -> Variant:
     subject.fill(model, seed=0)
     shapes = {key: np.shape(value) for key, value in subject.state(model).items()}
     try:
-        output = subject.call(model, "forward", subject.images())
+        output = subject.call(model, "__call__", subject.images())
     except Exception as error:
         return Variant(options, error=error, shapes=shapes)
     if not hasattr(output, "shape"):  # several: an option of a backbone

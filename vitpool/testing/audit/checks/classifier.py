@@ -28,6 +28,8 @@ def _parameters(part: Any) -> list[Any]:
     for one in part if _is_several(part) else (part,):
         if hasattr(one, "parameters"):
             found += list(one.parameters())
+        elif hasattr(one, "shape"):
+            found.append(one)  # a model over arrays may give the weight itself
     return found
 
 
@@ -48,6 +50,8 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
             subject.reset(model, classes)
         classes = resets[-1] if resets else subject.num_classes
         own = _named(subject, model)
+        told = f"after resets to {', '.join(map(str, resets))} classes"
+        when = told if resets else "as built"
         lines = [f"model.reset_classifier({n})" for n in resets]
         try:
             found = _parameters(model.get_classifier())
@@ -55,8 +59,7 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
             yield Finding(
                 name,
                 "B",
-                f"after resets to {', '.join(map(str, resets))} classes get_classifier "
-                f"fails: {type(error).__name__}: {error}",
+                f"{when} get_classifier fails: {type(error).__name__}: {error}",
                 subject.snippet(*lines, "model.get_classifier()"),
             )
             return
@@ -69,8 +72,7 @@ def get_classifier_is_the_head(subject: Subject) -> Iterator[Finding | Skip]:
         yield Finding(
             name,
             "C",
-            f"after resets to {', '.join(map(str, resets)) or 'nothing'} classes "
-            f"get_classifier has {said}, and the model {classes} classes",
+            f"{when} get_classifier has {said}, and the model {classes} classes",
             subject.snippet(
                 *lines,
                 "head = model.get_classifier()",

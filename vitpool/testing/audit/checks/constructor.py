@@ -29,7 +29,9 @@ def options_that_are_taken_run(subject: Subject) -> Iterator[Finding | Skip]:
         yield Finding(
             "options_that_are_taken_run",
             "B",
-            f"{variant} is built, then forward fails: {variant.error}",
+            f"built {variant}, forward fails: {variant.error}"
+            if not variant.options
+            else f"{variant} is built, then forward fails: {variant.error}",
             subject.snippet("model(x)", **variant.options),
         )
 
