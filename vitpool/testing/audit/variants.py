@@ -89,6 +89,8 @@ def _variants(subject: Subject) -> Iterator[Variant]:
         yield variant
         if variant.refused is None and variant.error is None and name in EFFECTIVE:
             taken.append((name, value))
+    if subject.slow:
+        return
     taken += [
         ("global_pool", pool)
         for pool in subject.pools

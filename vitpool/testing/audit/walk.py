@@ -3,8 +3,9 @@
 
 `walks(subject)` makes them once for all checks that read them: every pool that the
 constructor accepts is followed by every pool that reset_classifier might take, then by
-reset_classifier(0) and the way back, then by some of the sequences of three. A reset
-that is refused ends its sequence; what it leaves behind is not looked at here.
+reset_classifier(0) and the way back, then by some of the sequences of three (of a slow
+model not). A reset that is refused ends its sequence; what it leaves behind is not
+looked at here.
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ def walks(subject: Subject) -> tuple[Step, ...]:
 
 def _walks(subject: Subject) -> Iterator[Step]:
     starts, twins = list(starts_of(subject)), Twins(subject)
+    asked = () if subject.slow else POOLS
     targets = (
-        tuple(dict.fromkeys((*subject.pools, *POOLS))) if subject.pools else (None,)
+        tuple(dict.fromkeys((*subject.pools, *asked))) if subject.pools else (None,)
     )
     sound: dict[Any, list[Any]] = {}
     for options in starts:
@@ -113,6 +115,8 @@ def _walks(subject: Subject) -> Iterator[Step]:
         yield from _sequence(
             subject, twins, options, [(CLASSES,), (0,), (OTHER_CLASSES,)]
         )
+    if subject.slow:
+        return
     triples = [
         (options, resets)
         for options in starts
