@@ -25,7 +25,7 @@ POOLS = ("token", "avg", "max", "avgmax", "catavgmax", "map", "prr", "")
 SIDES = (64, 96, 128, 160, 224)
 LONG = 0.5  # seconds of a core, after which a model is copied rather than made again
 MOST_KEPT = 8
-SLOW = 0.4  # seconds of a core for a model that is made, drawn and run: fewer are, then
+SLOW = 0.2  # seconds of a core for a model that is made, drawn and run: fewer are, then
 
 
 class Subject:

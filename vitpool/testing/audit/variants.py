@@ -45,7 +45,7 @@ NOT_OF_THE_MODEL = {
     *("pretrained", "features_only", "scriptable", "exportable", "no_jit"),
     *("weight_init", "fix_init", "use_naflex", "pretrained_strict"),
 }
-PAIRS = 24
+PAIRS = 12
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ POOLS = ("", "avg", "avgmax", "catavgmax", "max", "token", "map", "prr")
 # Where the norm is, for classes that move it with the pool and do not record where to.
 NORM_OPTIONS = ("fc_norm", "use_fc_norm")
 CLASSES, OTHER_CLASSES = 7, 6
-TRIPLES = 12
+TRIPLES = 6
 # Two passes over equal weights by the same operations; a head may be a 1x1 convolution.
 RTOL = 1e-4
 

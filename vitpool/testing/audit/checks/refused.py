@@ -14,12 +14,13 @@ import numpy as np
 from ..finding import Finding, Skip
 from ..registry import check
 from ..subject import POOLS, Subject
-from .names import NEAR_MISSES
 
 COUNTS: tuple[Any, ...] = (None, -3, 2.5, True, "5")
 # What a model tells of its head, be it an attribute or a property.
 FACTS = ("num_classes", "global_pool", "num_features", "head_hidden_size", "drop_rate")
 PLAIN = (bool, int, float, str, type(None))
+# Names that are none; the checks of names try more.
+NEAR: tuple[Any, ...] = ("map ", " avg", "CatAvgMax", "gem", b"avg")
 MOST = 6  # changes that a message names, and a snippet looks at
 Call = tuple[Any, ...]
 Changes = tuple[tuple[str, str], ...]  # (path, how it is compared)
@@ -109,10 +110,10 @@ def calls(subject: Subject) -> list[Call]:
     if subject.slow:
         return [(5, "map "), (5, "CatAvgMax"), (0, "map "), (-3,), (2.5,), (2.5, "avg")]
     return [
-        *((5, name) for name in (*NEAR_MISSES, *POOLS)),
-        *((0, name) for name in ("map ", "gem", *POOLS)),
+        *((5, name) for name in (*NEAR, *POOLS)),
+        *((0, name) for name in ("map ", "gem")),
         *counts,
-        *((count, pool) for count in COUNTS for pool in subject.pools),
+        *((count, pool) for count in (None, 2.5) for pool in subject.pools),
     ]
 
 
