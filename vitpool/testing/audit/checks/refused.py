@@ -184,6 +184,8 @@ def _finding(
     call = f"reset_classifier({', '.join(map(repr, by[0]))})"
     more = f" (and {len(by) - 1} more calls)" if by[1:] else ""
     model = "".join(f" of a {pool!r} model" for pool in built.values())
+    parts = any(how != "==" for _, how in changes)
+    kind = "parts of it" if parts else "what it tells of itself"
     what = ", ".join(path for path, _ in changes[:MOST])
     what += f" and {len(changes) - MOST} more" if changes[MOST:] else ""
     before, after = _compared(changes[:MOST])
@@ -191,7 +193,7 @@ def _finding(
     return Finding(
         name,
         "C",
-        f"{call}{more}{model} raises, after it has changed {what}",
+        f"{call}{more}{model} raises, after it has changed {kind}: {what}",
         subject.snippet(*before, *lines, *after, **built),
     )
 
