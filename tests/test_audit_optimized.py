@@ -38,7 +38,8 @@ def heads(tmp_path: Path) -> ModuleType:
     path = tmp_path / "heads_with_asserts.py"
     path.write_text(SOURCE)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
