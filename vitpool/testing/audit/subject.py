@@ -24,7 +24,7 @@ POOLS = ("token", "avg", "max", "avgmax", "catavgmax", "map", "prr", "")
 # Sides of a picture that are tried where nothing tells the model's own.
 SIDES = (64, 96, 128, 160, 224)
 LONG = 0.5  # seconds of a core, after which a model is copied rather than made again
-MOST_KEPT = 8
+MOST_KEPT = 3
 SLOW = 0.2  # seconds of a core for a model that is made, drawn and run: fewer are, then
 
 

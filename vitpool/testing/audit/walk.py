@@ -28,6 +28,7 @@ POOLS = ("", "avg", "avgmax", "catavgmax", "max", "token", "map", "prr")
 NORM_OPTIONS = ("fc_norm", "use_fc_norm")
 CLASSES, OTHER_CLASSES = 7, 6
 TRIPLES = 6
+FEW = 3
 # Two passes over equal weights by the same operations; a head may be a 1x1 convolution.
 RTOL = 1e-4
 
@@ -238,6 +239,8 @@ class Twins:
     def _model(self, options: dict[str, Any]) -> Any:
         key = repr(options)
         if key not in self._made:
+            if self.subject.slow and len(self._made) >= FEW:  # and large
+                del self._made[next(iter(self._made))]
             try:
                 self._made[key] = self.subject.build(**options)
             except Exception as error:
