@@ -154,7 +154,7 @@ bench-kernels: .venv/have-test
 	@$(BIN)/python setup.py -q build_ctests --source-dir=benchmarks --program-dir=bench
 	@$(BIN)/python -m benchmarks.kernel_table build/bench/kernels csrc/kernels/README.md
 
-# timm's own classes audited, every program of it run, and docs/audited.md: half an hour.
+# timm's own classes audited, the programs run, and docs/audited.md: under half an hour.
 audit: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@mkdir -p build

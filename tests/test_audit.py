@@ -202,7 +202,8 @@ def test_damage_is_told_once_a_kind_with_its_calls() -> None:
     found, other = audit(HalfChanged, only=["a_refused_reset_changes_nothing"]).findings
     assert "num_classes, weight, bias" in other.message  # where it had none before
     assert found.message.startswith("reset_classifier(5, 'map ') (and ")
-    assert found.message.endswith("raises, after it has changed num_classes")
+    told = "raises, after it has changed what it tells of itself: num_classes"
+    assert found.message.endswith(told)
 
 
 @pytest.mark.parametrize(

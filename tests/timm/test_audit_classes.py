@@ -30,8 +30,6 @@ SAMPLE = (
     "deit.VisionTransformerDistilled",
     "qwen3_vit.Qwen3VitEncoder",
 )
-# It starts Python anew, with all of torch, for each class.
-SLOW = ("refusals_survive_optimization",)
 # A fault of each, as it was found by hand: the check, and a word of what it says.
 KNOWN = {
     "beit.Beit[window 5x13]": [
@@ -67,7 +65,7 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def audits() -> dict[str, Audit]:
     chosen = [entry for name in SAMPLE for entry in classes(name)]
-    found = {audit.name: audit for audit in audit_many(chosen, skip=SLOW)}
+    found = {audit.name: audit for audit in audit_many(chosen)}
     assert sorted(found) == sorted(SAMPLE)
     return found
 
@@ -143,7 +141,7 @@ def test_the_page_tells_what_the_command_finds(name, audits):
         if f"{name}," in section or f"{name}.\n" in section
     }
     found = {finding.check for finding in audits[name].findings}
-    assert told - set(SLOW) == found
+    assert told == found
 
 
 def test_an_entry_is_built_as_its_line_says():

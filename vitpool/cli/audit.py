@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import textwrap
+import time
 from typing import Any
 
 from ..text import did_you_mean
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         audits += [] if only else told
     jobs = args.jobs or len(os.sched_getaffinity(0))
     options = {"only": only, "skip": skip, "jobs": jobs, "seconds": args.timeout}
+    began = time.monotonic()
     with page_file(args.html) as page:
         running = audit_many(entries, **options)
         with (
@@ -129,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
             title = f"vitpool audit {' '.join(args.subject)}"
             page.write(html_page(audits, title).encode())
     if args.json:
-        print_json({**_versions(), **document(audits)})
+        took = {"seconds": round(time.monotonic() - began, 1), "jobs": jobs}
+        print_json({**_versions(), **took, **document(audits)})
     else:
         for line in table(audits).splitlines():
             print_text(line)

@@ -13,6 +13,7 @@ from .registry import chosen
 # What differs between two classes with one fault: names and numbers, what of a module
 # it concerns, and the error that came of it, which is behind a colon.
 _OWN = re.compile(r"'[^']*'|\"[^\"]*\"|\([^()]*\)|\d[\d.e-]*")
+_SIZE = re.compile(r"(with )?(, )?\bimg_size=")  # one that a class was tried at
 _PATHS = re.compile(r"\b(\w+)\.[\w.]+(, \1\.[\w.]+)*")
 
 
@@ -69,4 +70,5 @@ def grouped(audits: Iterable[Audit]) -> list[Group]:
 
 def _kind(message: str) -> str:
     """What two messages of one fault have in common."""
-    return _OWN.sub("", _PATHS.sub(r"\1", message.partition(": ")[0]))
+    told = _OWN.sub("", _PATHS.sub(r"\1", message.partition(": ")[0]))
+    return _SIZE.sub("", told).strip()

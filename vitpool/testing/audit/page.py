@@ -212,15 +212,18 @@ def _broken(audits: Sequence[Audit]) -> list[str]:
 
 
 def _skipped(audits: Sequence[Audit]) -> list[str]:
-    """What was skipped by check and reason, with how many had it."""
+    """What was skipped: checks that skipped the same for one reason, and where."""
     found: dict[tuple[str, str], list[str]] = {}
     for audit in audits:
         for skip in audit.skips:
             if not skip.failed:
                 found.setdefault((skip.check, _reason(skip)), []).append(audit.name)
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (check, reason), names in sorted(found.items()):
+        alike.setdefault((reason, tuple(dict.fromkeys(names))), []).append(check)
     return [
-        f"{check}: {reason} ({_in(list(dict.fromkeys(names)))})"
-        for (check, reason), names in sorted(found.items())
+        f"{', '.join(checks)}: {reason} ({_in(names)})"
+        for (reason, names), checks in alike.items()
     ]
 
 

@@ -71,36 +71,33 @@ def audit_many(
         raise ValueError("an audit in processes needs a platform that can fork")
     waiting = deque(entries)
     running: list[_Worker] = []
-    # Where `python -O` keeps what it compiles for the check that runs it: once for all.
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_Worker(waiting.popleft(), checks, folder))
-                pipes = {worker.pipe: worker for worker in running}
-                for pipe in wait(list(pipes), timeout=0.5):
-                    pipes[pipe].receive()  # type: ignore[index]  # pipes, as given
-                for worker in [*running]:
-                    worker.look_at_the_clock(seconds)
-                    if worker.done:
-                        running.remove(worker)
-                        took = time.monotonic() - worker.began
-                        yield report(worker.entry.name, worker.results, took)
-        finally:
-            for worker in running:
-                worker.stop()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_Worker(waiting.popleft(), checks))
+            pipes = {worker.pipe: worker for worker in running}
+            for pipe in wait(list(pipes), timeout=0.5):
+                pipes[pipe].receive()  # type: ignore[index]  # pipes, as given
+            for worker in [*running]:
+                worker.look_at_the_clock(seconds)
+                if worker.done:
+                    running.remove(worker)
+                    took = time.monotonic() - worker.began
+                    yield report(worker.entry.name, worker.results, took)
+    finally:
+        for worker in running:
+            worker.stop()
 
 
 class _Worker:
     """A process at work on an entry, and another where that one dies."""
 
-    def __init__(self, entry: Entry, checks: Sequence[Check], folder: str) -> None:
+    def __init__(self, entry: Entry, checks: Sequence[Check]) -> None:
         self.entry = entry
         self.results: list[tuple[str, list[Finding | Skip]]] = []
         self.began = time.monotonic()
         self.done = False
         self._left = deque(checks)  # the first one runs now
-        self._folder = folder
         self._program = ""  # that runs a check alone; '' until a model was made
         self._start()
 
@@ -113,7 +110,7 @@ class _Worker:
         sys.stderr.flush()
         self._process = context.Process(
             target=_work,
-            args=(self.entry, [*self._left], theirs, self._log.fileno(), self._folder),
+            args=(self.entry, [*self._left], theirs, self._log.fileno()),
         )
         self._process.start()
         theirs.close()
@@ -184,15 +181,12 @@ class _Worker:
         return f": {[*fatal, lines[-1]][0][:TOLD]}" if lines else ""
 
 
-def _work(
-    entry: Entry, checks: list[Check], pipe: Connection, log: int, folder: str
-) -> None:
+def _work(entry: Entry, checks: list[Check], pipe: Connection, log: int) -> None:
     """The life of a process: what each check found goes into the pipe."""
     os.setsid()  # Ctrl-C is for the parent, which ends this process and its children
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     faulthandler.enable(log)
-    os.environ.setdefault("PYTHONPYCACHEPREFIX", folder)
     set_num_threads(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

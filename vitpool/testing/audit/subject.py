@@ -8,6 +8,7 @@ import copy
 import functools
 import io
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ from .source import arguments, definition, options_of
 POOLS = ("token", "avg", "max", "avgmax", "catavgmax", "map", "prr", "")
 # Sides of a picture that are tried where nothing tells the model's own.
 SIDES = (64, 96, 128, 160, 224)
+LONG = 0.5  # seconds of a core, after which a model is copied rather than made again
+MOST_KEPT = 3
+SLOW = 0.2  # seconds of a core for a model that is made, drawn and run: fewer are, then
 
 
 class Subject:
@@ -52,9 +56,26 @@ class Subject:
         self.source = definition(make) if source is None else source.strip()
         self.printed: list[str] = []  # what make and the model wrote
         self._input_size = input_size
+        self._kept: dict[str, Any] = {}  # models by their kwargs, never handed out
 
     def build(self, **kwargs: Any) -> Any:
-        """A new model of the small one's kwargs and these; raises what make raises."""
+        """A new model of the small one's kwargs and these; raises what make raises.
+
+        Of a model that takes long to make it is a copy of one made before.
+        """
+        key = repr(kwargs)
+        if key in self._kept:
+            return copy.deepcopy(self._kept[key])
+        began = time.process_time()
+        model = self.draw(**kwargs)
+        if time.process_time() - began > LONG:
+            while len(self._kept) >= MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = copy.deepcopy(model)
+        return model
+
+    def draw(self, **kwargs: Any) -> Any:
+        """The same, made by `make` itself: its weights are drawn anew."""
         with self.quiet():
             return self.make(**copy.deepcopy(self.kwargs | kwargs))
 
@@ -86,6 +107,17 @@ class Subject:
     def example(self) -> Any:
         """A model of the small one's kwargs, to look at: never change it."""
         return self.build()
+
+    @functools.cached_property
+    def slow(self) -> str:
+        """Why fewer models are tried than of a small class, in words; '' where not."""
+        self.run(self.example)
+        began = time.process_time()
+        model = self.build()
+        self.fill(model)
+        self.run(model)
+        took = time.process_time() - began
+        return f"a model takes {took:.1f} s" if took > SLOW else ""
 
     @functools.cached_property
     def kind(self) -> Kind:

@@ -3,8 +3,9 @@
 
 `walks(subject)` makes them once for all checks that read them: every pool that the
 constructor accepts is followed by every pool that reset_classifier might take, then by
-reset_classifier(0) and the way back, then by some of the sequences of three. A reset
-that is refused ends its sequence; what it leaves behind is not looked at here.
+reset_classifier(0) and the way back, then by some of the sequences of three (of a slow
+model not). A reset that is refused ends its sequence; what it leaves behind is not
+looked at here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ POOLS = ("", "avg", "avgmax", "catavgmax", "max", "token", "map", "prr")
 # Where the norm is, for classes that move it with the pool and do not record where to.
 NORM_OPTIONS = ("fc_norm", "use_fc_norm")
 CLASSES, OTHER_CLASSES = 7, 6
-TRIPLES = 12
+TRIPLES = 6
+FEW = 3
 # Two passes over equal weights by the same operations; a head may be a 1x1 convolution.
 RTOL = 1e-4
 
@@ -98,8 +100,9 @@ def walks(subject: Subject) -> tuple[Step, ...]:
 
 def _walks(subject: Subject) -> Iterator[Step]:
     starts, twins = list(starts_of(subject)), Twins(subject)
+    asked = () if subject.slow else POOLS
     targets = (
-        tuple(dict.fromkeys((*subject.pools, *POOLS))) if subject.pools else (None,)
+        tuple(dict.fromkeys((*subject.pools, *asked))) if subject.pools else (None,)
     )
     sound: dict[Any, list[Any]] = {}
     for options in starts:
@@ -113,6 +116,8 @@ def _walks(subject: Subject) -> Iterator[Step]:
         yield from _sequence(
             subject, twins, options, [(CLASSES,), (0,), (OTHER_CLASSES,)]
         )
+    if subject.slow:
+        return
     triples = [
         (options, resets)
         for options in starts
@@ -210,17 +215,12 @@ def recorded(model: Any) -> dict[str, Any]:
     return {}
 
 
-# Numbers in the models that are kept: many small models, of a large one few.
-ROOM = 1 << 27
-
-
 class Twins:
     """The models that the constructor makes; each is made once, and loaded often."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._made: dict[str, Any] = {}
-        self._numbers = 0  # in them
 
     def built(self, model: Any, classes: int, pool: str | None) -> Built:
         """The model built so, and with what `model` records, with its weights."""
@@ -239,17 +239,12 @@ class Twins:
     def _model(self, options: dict[str, Any]) -> Any:
         key = repr(options)
         if key not in self._made:
-            if self._numbers > ROOM:
-                self._made.clear()
-                self._numbers = 0
+            if self.subject.slow and len(self._made) >= FEW:  # and large
+                del self._made[next(iter(self._made))]
             try:
-                model = self.subject.build(**options)
+                self._made[key] = self.subject.build(**options)
             except Exception as error:
                 self._made[key] = error
-            else:
-                self._made[key] = model
-                sizes = map(np.size, self.subject.state(model).values())
-                self._numbers += sum(sizes)
         return self._made[key]
 
     def _with_state(self, options: dict[str, Any], state: Mapping[str, Any]) -> Built:

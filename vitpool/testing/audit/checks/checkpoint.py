@@ -391,14 +391,17 @@ def filter_takes_other_variants(subject: Subject) -> Iterator[Finding | Skip]:
                     continue
                 seen.add(str(error))
                 changed = ", ".join(f"{k}={v!r}" for k, v in options.items())
-                of, to = ("other", "model") if source is other else ("model", "other")
+                of, to = "model", "other"
+                whose, where = "the model's checkpoint", f"one with {changed}"
+                if source is other:
+                    of, to = to, of
+                    whose = f"the checkpoint of one with {changed}"
+                    where = "the model as it is"
                 yield Finding(
                     name,
                     "B",
-                    f"the checkpoint of a model with{'' if source is other else 'out'} "
-                    f"{changed} fails in {FILTER} for one with"
-                    f"{'out' if source is other else ''}: {type(error).__name__}: "
-                    f"{error}",
+                    f"{whose} fails in {FILTER} for {where}: "
+                    f"{type(error).__name__}: {error}",
                     subject.snippet(
                         f"from {module} import {FILTER}",
                         f"other = build({changed})",

@@ -18,6 +18,8 @@ from ..variants import EFFECTIVE, Variant, variants
 )
 def options_that_are_taken_run(subject: Subject) -> Iterator[Finding | Skip]:
     """Constructors refuse what forward cannot do."""
+    if subject.slow:
+        yield Skip("options_that_are_taken_run", f"pairs of options: {subject.slow}")
     made = variants(subject)
     broken: list[dict[str, object]] = []
     for variant in made:

@@ -19,6 +19,7 @@ from ..registry import check
 from ..source import Code
 from ..subject import Subject
 from .refused import COUNTS
+from .weights import head_keys
 
 NO_TORCH = "its models are no torch modules"
 METHODS = ("reset_classifier", "get_classifier")
@@ -208,7 +209,7 @@ def new_head_is_initialised_as_built(subject: Subject) -> Iterator[Finding | Ski
     for _ in range(MOST_BUILDS):
         subject.reset(model, MANY)
         for numbers, state in (
-            (built, subject.state(subject.build(**built_with))),
+            (built, subject.state(subject.draw(**built_with))),
             (fresh, subject.state(model)),
         ):
             for key in keys:
@@ -393,7 +394,7 @@ def training_mode_is_kept(subject: Subject) -> Iterator[Finding | Skip]:
     "frozen stays frozen, while the new head can be trained"
 )
 def the_body_is_left_alone(subject: Subject) -> Iterator[Finding | Skip]:
-    """What counts as the head: the parameters of get_classifier()."""
+    """What counts as the head: what a model has for its classes (a norm of its own)."""
     name = "the_body_is_left_alone"
     if not is_torch(subject.example) or not hasattr(subject.example, "get_classifier"):
         yield Skip(name, NO_TORCH)
@@ -402,7 +403,7 @@ def the_body_is_left_alone(subject: Subject) -> Iterator[Finding | Skip]:
     subject.fill(model)
     for parameter in model.parameters():
         parameter.requires_grad = False
-    head = _head_keys(subject, model)
+    head = _head_keys(subject, model) | head_keys(subject)
     body = {k: p for k, p in model.named_parameters() if k not in head}
     numbers = {key: subject.kind.array(p) for key, p in body.items()}
     subject.reset(model, subject.num_classes + 1)

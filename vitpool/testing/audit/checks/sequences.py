@@ -20,6 +20,10 @@ from ..walk import REFUSALS, Step, firsts, walks
 )
 def forward_runs_after_resets(subject: Subject) -> Iterator[Finding | Skip]:
     """reset_classifier refuses what forward cannot do."""
+    if subject.slow:
+        yield Skip(
+            "forward_runs_after_resets", f"sequences of three pools: {subject.slow}"
+        )
     broken = [step for step in walks(subject) if step.error is not None]
     for step, others in firsts(broken, lambda s: (s.pool, s.classes > 0)):
         yield Finding(
