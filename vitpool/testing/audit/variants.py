@@ -58,6 +58,7 @@ class Variant:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     output: Any = None
     unused: frozenset[str] = frozenset()
+    no_gradient: Exception | None = None  # raised on the way back
 
     def __str__(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "as it is"
@@ -136,12 +137,11 @@ def _variant(subject: Subject, options: dict[str, Any]) -> Variant:
         return Variant(options, error=error, shapes=shapes)
     if not hasattr(output, "shape"):  # several: an option of a backbone
         return Variant(options, shapes=shapes)
-    return Variant(
-        options,
-        shapes=shapes,
-        output=output,
-        unused=frozenset(subject.unused(model)),
-    )
+    try:
+        unused = frozenset(subject.unused(model))
+    except Exception as error:
+        return Variant(options, shapes=shapes, output=output, no_gradient=error)
+    return Variant(options, shapes=shapes, output=output, unused=unused)
 
 
 def _runs(subject: Subject, model: Any, images: Any) -> bool:

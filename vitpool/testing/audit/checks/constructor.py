@@ -48,6 +48,9 @@ def every_parameter_is_used(subject: Subject) -> Iterator[Finding | Skip]:
     base, *others = variants(subject)
     known: set[str] = set()
     for variant in (base, *others):
+        if variant.no_gradient is not None:
+            kind = type(variant.no_gradient).__name__
+            yield Skip("every_parameter_is_used", f"{variant}: no gradient, but {kind}")
         unused = sorted(variant.unused - known)
         if not unused:
             continue
