@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import audited
@@ -108,10 +109,14 @@ def test_no_check_breaks(name, audits):
 
 
 def test_programs_show_their_findings_in_fresh_processes(audits):
-    """One of each check; `make audit` runs them all."""
+    """One of each check that finds what is worst; `make audit` runs them all."""
+    worst = [
+        replace(audit, findings=tuple(f for f in audit.findings if f.severity in "AB"))
+        for audit in audits.values()
+    ]
     programs = {
         name.partition(": ")[2]: (name, message, program)
-        for name, message, program in audited.programs_of([*audits.values()], True)
+        for name, message, program in audited.programs_of(worst, True)
     }
     assert audited.objections([*programs.values()]) == []
 
