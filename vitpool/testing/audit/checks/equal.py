@@ -139,7 +139,7 @@ def constructor_refuses_what_forward_cannot_do(
                 continue
             found = True
             try:
-                subject.run(model)
+                subject.call(model, "forward", subject.images())
             except Exception as error:
                 yield Finding(
                     "constructor_refuses_what_forward_cannot_do",
