@@ -150,7 +150,7 @@ def test_a_folder_a_file_and_a_name_are_the_same_model(capsys, tmp_path) -> None
     ("argv", "words"),
     [
         (["classify", "x.png", "-m", "vit_bsae_patch16_224"], "vit_base_patch16_224"),
-        (["classify", "x.png", "-m", "/no/such.safetensors"], "--arch"),
+        (["classify", "x.png", "-m", "/no/such.safetensors"], "no such file"),
         (["classify", "x.png", "-m", "/no/s.safetensors", "--arch", "vit_digits"],
          "/no/s.safetensors"),
         (["classify", "x.png", "--arch", "vit_digits"], "--arch is for"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,8 +83,9 @@ class ModelRegression:
                 default_tolerance={"rtol": 0, "atol": 0},
             )
         except AssertionError:
+            here = os.path.relpath(path)  # as pytest names files
             accept = "--force-regen writes the record anew"
-            raise AssertionError(f"not as in {path}\n{said}\n{accept}") from None
+            raise AssertionError(f"not as in {here}\n{said}\n{accept}") from None
         except pytest.fail.Exception as written:
             why = f"{written}\n{said}".rstrip()
             raise pytest.fail.Exception(why, pytrace=False) from None
