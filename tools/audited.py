@@ -35,6 +35,7 @@ from typing import Any
 from vitpool.testing.audit import Audit
 from vitpool.testing.audit.groups import grouped
 from vitpool.testing.audit.page import audits_of, markdown
+from vitpool.testing.audit.timm import entries
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -157,10 +158,13 @@ def run_of(document: dict[str, Any], audits: list[Audit]) -> str:
     """What the audit took, when and where, in a sentence."""
     names = re.findall(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     cpu = f"{len(names)} cores of {names[0]}" if names else platform.machine()
+    had = {audit.name for audit in audits}
+    left = [entry.name for entry in entries() if entry.name not in had]
     return (
         f"On {date.today()} the audit of {len(audits)} models took "
         f"{document['seconds'] / 60:.0f} minutes, {document['jobs']} at a time, on "
         f"{cpu}, with torch {document['torch']}."
+        + (f" Not among them: {', '.join(left)}." if left else "")
     )
 
 

@@ -146,7 +146,7 @@ def _variant(subject: Subject, options: dict[str, Any]) -> Variant:
 
 def _runs(subject: Subject, model: Any, images: Any) -> bool:
     try:
-        subject.call(model, "forward", images)
+        subject.call(model, "__call__", images)
     except Exception:
         return False
     return True

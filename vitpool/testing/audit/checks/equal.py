@@ -139,7 +139,7 @@ def constructor_refuses_what_forward_cannot_do(
                 continue
             found = True
             try:
-                subject.call(model, "forward", subject.images())
+                subject.call(model, "__call__", subject.images())
             except Exception as error:
                 yield Finding(
                     "constructor_refuses_what_forward_cannot_do",
