@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Collection, Generator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -112,7 +113,11 @@ class _Worker:
             target=_work,
             args=(self.entry, [*self._left], theirs, self._log.fileno()),
         )
-        self._process.start()
+        with warnings.catch_warnings():
+            # Of Python 3.12 and later, for threads that wait: libraries have started
+            # them when they were imported. A child that hangs is told as such.
+            warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
+            self._process.start()
         theirs.close()
 
     def receive(self) -> None:
