@@ -149,7 +149,11 @@ def own_checkpoint_passes_the_filter(subject: Subject) -> Iterator[Finding | Ski
                 what = f"fails: {type(error).__name__}: {error}"
             else:
                 after = subject.state(other)
-                changed = [k for k, v in before.items() if not _equal(after[k], v)]
+                changed = [
+                    key
+                    for key, value in before.items()
+                    if not np.array_equal(after[key], value, equal_nan=True)
+                ]
                 if not changed:
                     continue
                 fault = tuple(changed)
@@ -182,12 +186,6 @@ def _told(options: Mapping[str, Any]) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return np.shape(one) == np.shape(other) and bool(
-        np.array_equal(one, other, equal_nan=True)
-    )
 
 
 @check(
