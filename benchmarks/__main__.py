@@ -19,22 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from . import report
-from .engines import MODULES
+from . import kinds, report, targets
+from .engines import AUTOTUNE, ENGINES, TorchCompile
+from .export import FAILED, jobs
 from .peak import Peak
 from .pool import ROOT, Pool, WorkerError, run_module
-from .specs import (
-    AUTOTUNE,
-    ENGINES,
-    MODELS,
-    TOKEN_SIZES,
-    Spec,
-    at_size,
-    attention_layer,
-)
+from .specs import MODELS, TOKEN_SIZES, Spec, at_size, attention_layer
 
 # A cell whose images would take longer than this at the FMA peak is left out, unless
-# --all: five engines, several rounds and two thread counts multiply it.
+# --all: all engines, several rounds and two thread counts multiply it.
 LONGEST = 5.0
 # An output further than this from torch's, relative to its largest value, is wrong.
 TOLERANCE = 1e-4
@@ -44,7 +37,8 @@ PARTS = ("models", "tokens", "cold", "overhead")
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="B and Ti, batch 1: under three minutes")
+    add("--quick", action="store_true", help="B and Ti, batch 1: some minutes")
+    add("--target", metavar="T", help="hold all to this target (default: the CPU's)")
     add("--models", nargs="+", choices=list(MODELS), metavar="M", help=f"{[*MODELS]}")
     add("--batches", nargs="+", type=int, metavar="N", help="default 1 8 32")
     add("--threads", nargs="+", type=int, metavar="N", help="default 1 2")
@@ -56,7 +50,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overhead", action="store_true", help="the same as --only overhead")
     add("--all", action="store_true", help="also the cells that take minutes each")
     add("--cache", type=Path, help="folder of the exported files (default: temporary)")
-    add("--out", type=Path, default=Path(__file__).parent / "results")
+    add("--chart", action="store_true", help="measure nothing: draw what --out has")
+    add("--out", type=Path, default=kinds.RESULTS, help="folder of what is written")
     args = parser.parse_args(argv)
     quick = args.quick
     if args.overhead:
@@ -73,6 +68,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    import vitpool
+
+    try:
+        args.target, args.best = targets.choose(args.target, vitpool.show_config())
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -113,35 +114,53 @@ class Run:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.cache = args.cache or folder
-        self.peak = Peak(folder)
+        target = targets.TARGETS[args.target]
+        self.peak = Peak(folder, target.bits, target.tiles)
         self.data: dict[str, Any] = {"machine": machine(), "skipped": [], "cells": []}
         self.data["arguments"] = " ".join(sys.argv[1:])
+        self.data["target"], self.data["best"] = args.target, args.best
         self.engines = []
+        order = list(targets.TARGETS)
         for engine in args.engines:
-            lacks = [m for m in MODULES[engine] if not importlib.util.find_spec(m)]
+            known = ENGINES[engine]
+            lacks = [m for m in known.modules if not importlib.util.find_spec(m)]
             if lacks:
                 self.skip(f"{engine}: {', '.join(lacks)} is not installed")
+            elif order.index(args.target) < order.index(known.least):
+                self.skip(f"{engine}: {known.below}")
             else:
                 self.engines.append(engine)
-        self.data["engines"] = {engine: {} for engine in self.engines}
+        self.data["engines"] = {
+            engine: {"caps": targets.caps_text(engine, args.target, args.best)}
+            for engine in self.engines
+        }
 
     def skip(self, what: str) -> None:
         say(f"  left out: {what}")
         self.data["skipped"].append(what)
 
-    def exported(self, spec: Spec) -> Path:
-        """The folder of the model's files, which are written where not complete."""
-        peers = [e for e in ("onnxruntime", "openvino") if e in self.engines]
-        files = self.cache / "-".join([spec.key, *peers])
-        complete = files / "complete"
-        if not complete.exists():
+    def caps(self, engine: str) -> dict[str, str]:
+        """The environment that holds the engine to this run's target."""
+        found = targets.caps(engine, self.args.target, self.args.best)
+        if "ATEN_CPU_CAPABILITY" in found:
+            # What inductor has compiled lies there by a key without that variable.
+            found["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")
+        return found
+
+    def exported(self, spec: Spec, batches: list[int]) -> Path:
+        """The folder of the model's files, which are written where they are not yet."""
+        files = self.cache / spec.key
+        done = files / "exported"
+        have = done.read_text().split() if done.exists() else []
+        wanted = [job for job in jobs(self.engines, batches) if job not in have]
+        if wanted or not done.exists():
             files.mkdir(parents=True, exist_ok=True)
             start = time.monotonic()
-            out = run_module("export", json.dumps(spec.to_dict()), str(files), *peers)
+            out = run_module("export", json.dumps(spec.to_dict()), str(files), *wanted)
             for line in out.splitlines():
-                if line.split(":")[0] in peers:
-                    self.skip(f"{spec.key}, {line}")
-            complete.touch()
+                if line.startswith(FAILED):
+                    self.skip(f"{spec.key}, {line.removeprefix(FAILED)}")
+            done.write_text("\n".join(have + wanted) + "\n")
             say(f"{spec.key}: exported in {time.monotonic() - start:.0f} s")
         return files
 
@@ -158,8 +177,13 @@ class Run:
         if not allowed:
             return
         cells = [self.taking_part(spec, batch, part) for batch in allowed]
-        engines = [e for e in self.engines if any(e in cell for cell in cells)]
-        with Pool(engines, spec.to_dict(), self.exported(spec), threads) as pool:
+        engines = {
+            engine: self.caps(engine)
+            for engine in self.engines
+            if any(engine in cell for cell in cells)
+        }
+        files = self.exported(spec, allowed)
+        with Pool(engines, spec.to_dict(), files, threads) as pool:
             for batch in allowed:
                 self.cell(pool, spec, threads, batch, part)
 
@@ -184,6 +208,7 @@ class Run:
             "part": part,
             "model": spec.key,
             "timm": spec.timm,
+            "image": spec.image,
             "tokens": spec.tokens,
             "threads": threads,
             "batch": batch,
@@ -200,6 +225,7 @@ class Run:
             cell["engines"][engine] = {
                 "min": min(every),
                 "median": statistics.median(every),
+                **report.timm_columns(every, batch),
                 "rounds": times[engine],
                 "difference": error,
                 "relative_difference": error / scale,
@@ -208,7 +234,7 @@ class Run:
                 "peak_memory": answers[engine]["peak"],
                 "build_seconds": answers[engine]["seconds"],
             }
-            self.data["engines"][engine] = {"version": answers[engine]["version"]}
+            self.data["engines"][engine]["version"] = answers[engine]["version"]
         self.data["cells"].append(cell)
         say(report.cell_text(cell, peak))
 
@@ -227,8 +253,8 @@ class Run:
     def cold(self) -> None:
         """A new process to the first logits of ViT-B: the best and median of five."""
         spec, threads = MODELS["B"], max(self.args.threads)
-        files = self.exported(spec)
-        compiled = [e for e in self.engines if e.startswith("torch.compile")]
+        files = self.exported(spec, [1])
+        compiled = [e for e in self.engines if issubclass(ENGINES[e], TorchCompile)]
         engines = [e for e in self.engines if e not in compiled]
         for engine in compiled:
             self.skip(f"{engine}, cold start: its first call compiles for a while")
@@ -237,7 +263,8 @@ class Run:
         for number in range(6):
             for engine in engines:
                 try:
-                    out = run_module("coldstart", engine, *arguments)
+                    caps = self.caps(engine)
+                    out = run_module("coldstart", engine, *arguments, caps=caps)
                 except WorkerError as error:
                     self.skip(f"{engine}, cold start: {error}")
                     continue
@@ -248,7 +275,7 @@ class Run:
         for engine, runs in found.items():
             if runs:
                 seconds = [run["seconds"] for run in runs]
-                self.data["engines"][engine] = {"version": runs[0]["version"]}
+                self.data["engines"][engine]["version"] = runs[0]["version"]
                 rows[engine] = {
                     "min": min(seconds),
                     "median": statistics.median(seconds),
@@ -259,12 +286,17 @@ class Run:
         say(report.cold_text(self.data["cold"]))
 
     def overhead(self) -> None:
-        self.data["overhead"] = json.loads(run_module("overhead"))
+        out = run_module("overhead", caps=self.caps("vitpool"))
+        self.data["overhead"] = json.loads(out)
         say(report.overhead_text(self.data["overhead"]))
 
 
 def main() -> int:
     args = parse()
+    if args.chart:
+        for path in kinds.refresh(args.out):
+            say(str(path))
+        return 0
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vitpool-bench-") as folder:
         run = Run(args, Path(folder))
@@ -283,8 +315,10 @@ def main() -> int:
             "tiles": {str(n): rate for n, rate in run.peak.tiles.items() if rate},
         }
     run.data["minutes"] = (time.monotonic() - start) / 60
-    name = "overhead" if args.overhead else "quick" if args.quick else "results"
-    for path in report.write(run.data, args.out, name):
+    name = "overhead" if args.overhead else "quick" if args.quick else args.target
+    paths = kinds.write(run.data, args.out, name)
+    paths += kinds.refresh(args.out) if name == args.target else []
+    for path in dict.fromkeys(paths):
         say(str(path))
     wrong = [
         f"{engine} on {cell['model']} batch {cell['batch']}"

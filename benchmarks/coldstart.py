@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import CLASSES, Call, OnnxRuntime
+from .engines import ENGINES, Call, OnnxRuntime
 from .worker import peak_memory, pictures
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     x = pictures(1, spec["image"])
     before = peak_memory()
     start = time.perf_counter()
-    cls: Any = OnnxRuntimeOnce if engine == "onnxruntime" else CLASSES[engine]
+    cls: Any = OnnxRuntimeOnce if engine == "onnxruntime" else ENGINES[engine]
     loaded = cls(spec, Path(files), threads)
     loaded.prepare(x)()
     out = {

@@ -3,11 +3,19 @@
 
 An engine is a class: it loads the exported files of one model once, and `prepare(x)`
 gives a call without arguments that returns the output as a NumPy array. What it is
-imports only itself, so that a worker process holds one engine.
+imports only itself, so that a worker process holds one engine. ENGINES, at the end, is
+their only list. What a class says of itself:
+
+modules    the imports that tell whether the engine is there
+switches   the environment variables of targets.py that cap its instructions
+reach      what the switches do not reach, in words
+least      the least target at which it is an engine of its own, and `below`: what it is
+           on lesser ones
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from .specs import AUTOTUNE
 
 Call = Callable[[], np.ndarray]
 
@@ -32,8 +38,26 @@ def import_timm() -> Any:
     return timm
 
 
-class Vitpool:
+class Engine:
+    """What the classes below have in common; `version` and `setup` are of an object."""
+
+    modules: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
+    reach = ""
+    least, below = "baseline", ""
+    version: str
+    setup: str
+
+    def prepare(self, x: np.ndarray) -> Call:
+        """A call that gives the output for these pictures; it may be built here."""
+        raise NotImplementedError
+
+
+class Vitpool(Engine):
     """From the safetensors file, by timm's name."""
+
+    modules = ("vitpool",)
+    switches = ("VITPOOL_TARGET",)
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         import vitpool
@@ -50,8 +74,13 @@ class Vitpool:
         return lambda: self.model(x)
 
 
-class Torch:
+class Torch(Engine):
     """timm's module under inference_mode."""
+
+    modules = ("torch", "timm")
+    switches = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+    # On a Zen 4 products run in mkl_blas_def_sgemm_kernel_0_zen, whatever the switch.
+    reach = "on AMD's CPUs MKL heeds no switch, and runs AVX2"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         timm = import_timm()
@@ -76,21 +105,24 @@ class Torch:
 
 
 class TorchCompile(Torch):
-    """torch.compile with frozen weights, as the documentation has it for the CPU."""
+    """torch.compile with frozen weights, as the documentation has it for the CPU.
 
-    mode = "default"
+    Inductor's own vectors (`cpp.simdlen`) follow ATEN_CPU_CAPABILITY.
+    """
+
+    backend, mode = "inductor", "default"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         super().__init__(spec, files, threads)
         import torch._inductor.config as inductor
 
         inductor.freezing = True  # TORCHINDUCTOR_FREEZING=1
-        self.setup = f"inductor, mode {self.mode}, freezing, inference_mode"
+        self.setup = f"{self.backend}, mode {self.mode}, freezing, inference_mode"
 
     def prepare(self, x: np.ndarray) -> Call:
         torch = self.torch
         torch._dynamo.reset()  # static shapes: each batch is compiled for itself
-        model = torch.compile(self.model, mode=self.mode, dynamic=False)
+        model = self.compiled()
         tensor = torch.from_numpy(x)
 
         def call() -> np.ndarray:
@@ -99,6 +131,9 @@ class TorchCompile(Torch):
 
         return call
 
+    def compiled(self) -> Any:
+        return self.torch.compile(self.model, mode=self.mode, dynamic=False)
+
 
 class TorchCompileAutotune(TorchCompile):
     """The same, with the C++ templates of products that inductor tries in this mode."""
@@ -106,10 +141,32 @@ class TorchCompileAutotune(TorchCompile):
     mode = "max-autotune"
 
 
-class OnnxRuntime:
+class ZenTorch(TorchCompile):
+    """AMD's backend of torch.compile."""
+
+    modules = ("torch", "timm", "zentorch")
+    reach = "not capped: ZenDNN's own kernels"
+    least = "avx512"
+    below = "without AVX-512 it leaves all to inductor, which is torch.compile's column"
+    backend = "zentorch"
+
+    def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
+        super().__init__(spec, files, threads)
+        self.version = importlib.metadata.version("zentorch")
+
+    def compiled(self) -> Any:
+        import zentorch  # noqa: F401  (registers the backend)
+
+        return self.torch.compile(self.model, backend="zentorch", dynamic=False)
+
+
+class OnnxRuntime(Engine):
     """Both of the exported file and what onnxruntime.transformers.optimizer made of it
     are tried for each batch, and the faster is kept.
     """
+
+    modules = ("onnxruntime",)
+    reach = "not capped: MLAS takes the best that the CPU has"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         import onnxruntime
@@ -153,8 +210,11 @@ class OnnxRuntime:
         return lambda: session.run(None, {"x": x})[0]
 
 
-class OpenVino:
+class OpenVino(Engine):
     """The converted model, LATENCY hint, float32 throughout, shared memory."""
+
+    modules = ("openvino",)
+    switches = ("ONEDNN_MAX_CPU_ISA",)
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         import openvino
@@ -180,20 +240,72 @@ class OpenVino:
         return call
 
 
-CLASSES = {
+class LiteRt(Engine):
+    """The converted model in the interpreter, whose CPU delegate is XNNPACK."""
+
+    modules = ("litert_torch", "ai_edge_litert")
+    reach = "not capped: XNNPACK takes the best that the CPU has"
+
+    def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
+        self.files, self.threads = files, threads
+        self.version = importlib.metadata.version("ai-edge-litert")
+        self.setup = "by litert_torch.convert, interpreter with XNNPACK"
+
+    def prepare(self, x: np.ndarray) -> Call:
+        from ai_edge_litert.interpreter import Interpreter
+
+        path = self.files / f"model_{len(x)}.tflite"
+        interpreter = Interpreter(str(path), num_threads=self.threads)
+        interpreter.allocate_tensors()
+        given = interpreter.get_input_details()[0]["index"]
+        found = interpreter.get_output_details()[0]["index"]
+
+        def call() -> np.ndarray:
+            interpreter.set_tensor(given, x)
+            interpreter.invoke()
+            return interpreter.get_tensor(found)
+
+        return call
+
+
+class ExecuTorch(Engine):
+    """The program that was lowered to XNNPACK, in ExecuTorch's own runtime."""
+
+    modules = ("executorch",)
+    reach = LiteRt.reach
+
+    def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
+        from executorch.extension.pybindings import portable_lib
+
+        # Its only switch of the number of threads; unsafe while a program runs.
+        portable_lib._unsafe_reset_threadpool(threads)
+        self.files = files
+        self.version = importlib.metadata.version("executorch")
+        self.setup = "lowered to XNNPACK, attention in its parts"
+
+    def prepare(self, x: np.ndarray) -> Call:
+        import torch
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(self.files / f"model_{len(x)}.pte")
+        method = program.load_method("forward")
+        tensor = torch.from_numpy(x)
+        return lambda: method.execute([tensor])[0].numpy()
+
+
+# Compiling with max-autotune takes minutes for each shape, so that one model tells.
+AUTOTUNE = "torch.compile max-autotune"
+ENGINES: dict[str, type[Any]] = {
     "vitpool": Vitpool,
     "torch": Torch,
     "torch.compile": TorchCompile,
     AUTOTUNE: TorchCompileAutotune,
+    "zentorch": ZenTorch,
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
+    "litert": LiteRt,
+    "executorch": ExecuTorch,
 }
-# The import that tells whether an engine is there.
-MODULES = {
-    "vitpool": ("vitpool",),
-    "torch": ("torch", "timm"),
-    "torch.compile": ("torch", "timm"),
-    AUTOTUNE: ("torch", "timm"),
-    "onnxruntime": ("onnxruntime",),
-    "openvino": ("openvino",),
-}
+# Held against timm's output as the others are, and too far from it to be timed as
+# float32: the difference at the highest precision that they have.
+NOT_FLOAT32 = {"MNN": 3e-4, "ncnn": 8e-3}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One timm model with seeded random weights, written out for every engine.
 
-    python -m benchmarks.export SPEC_JSON DIR [ENGINE ...]
+    python -m benchmarks.export SPEC_JSON DIR [ENGINE:BATCH ...]
 
 model.safetensors for vitpool and torch, model.onnx and optimized.onnx for onnxruntime,
-model.xml for OpenVINO. Prints a line for each engine that it could not serve.
+model.xml for OpenVINO, each for any batch (BATCH is 0 then); model_BATCH.tflite for
+LiteRT and model_BATCH.pte for ExecuTorch. Prints a line for each file that it could not
+write.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def seeded(spec: dict[str, Any]) -> Any:
     return model
 
 
-def for_onnxruntime(model: Any, spec: dict[str, Any], files: Path) -> None:
+def for_onnxruntime(model: Any, spec: dict[str, Any], files: Path, _: int) -> None:
     import torch
     from onnxruntime.transformers import optimizer
 
@@ -58,7 +60,7 @@ def for_onnxruntime(model: Any, spec: dict[str, Any], files: Path) -> None:
     ).save_model_to_file(str(files / "optimized.onnx"))
 
 
-def for_openvino(model: Any, spec: dict[str, Any], files: Path) -> None:
+def for_openvino(model: Any, spec: dict[str, Any], files: Path, _: int) -> None:
     import openvino
     import torch
 
@@ -67,21 +69,69 @@ def for_openvino(model: Any, spec: dict[str, Any], files: Path) -> None:
     openvino.save_model(converted, files / "model.xml", compress_to_fp16=False)
 
 
-WRITERS = {"onnxruntime": for_onnxruntime, "openvino": for_openvino}
+def for_litert(model: Any, spec: dict[str, Any], files: Path, batch: int) -> None:
+    # A free batch dimension cannot be converted.
+    import litert_torch
+    import torch
+
+    example = torch.zeros(batch, 3, spec["image"], spec["image"])
+    converted = litert_torch.convert(model, (example,))
+    converted.export(str(files / f"model_{batch}.tflite"))
+
+
+def for_executorch(model: Any, spec: dict[str, Any], files: Path, batch: int) -> None:
+    # A free batch dimension doubles the number of subgraphs, and the time of lowering.
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+        XnnpackPartitioner,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+
+    # timm's fused attention is taken apart with a mask of what no key sees, which
+    # XNNPACK has not: ViT-Ti takes three times as long.
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        example = torch.zeros(batch, 3, spec["image"], spec["image"])
+        exported = torch.export.export(model, (example,))
+    finally:
+        for module in fused:
+            module.fused_attn = True
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    (files / f"model_{batch}.pte").write_bytes(lowered.to_executorch().buffer)
+
+
+ANY_BATCH = {"onnxruntime": for_onnxruntime, "openvino": for_openvino}
+EACH_BATCH = {"litert": for_litert, "executorch": for_executorch}
+
+
+def jobs(engines: list[str], batches: list[int]) -> list[str]:
+    """What the engines need for these batches: 'ENGINE:BATCH', 0 for any batch."""
+    found = [f"{engine}:0" for engine in engines if engine in ANY_BATCH]
+    each = [engine for engine in engines if engine in EACH_BATCH]
+    return found + [f"{engine}:{batch}" for engine in each for batch in batches]
 
 
 def main(argv: list[str]) -> None:
-    spec, files, engines = json.loads(argv[0]), Path(argv[1]), argv[2:]
+    spec, files, wanted = json.loads(argv[0]), Path(argv[1]), argv[2:]
     warnings.filterwarnings("ignore")
     model = seeded(spec)
     from safetensors.torch import save_file
 
     save_file(model.state_dict(), files / "model.safetensors")
-    for engine in engines:
+    for job in wanted:
+        engine, _, batch = job.partition(":")
         try:
-            WRITERS[engine](model, spec, files)
+            write = (ANY_BATCH | EACH_BATCH)[engine]
+            write(model, spec, files, int(batch))
         except Exception as error:  # one engine's trouble is not another's
-            print(f"{engine}: export: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"{FAILED}{job}: export: {reason}")
+
+
+# Before the line of an export that failed: libraries print much of their own.
+FAILED = "left out: "
 
 
 if __name__ == "__main__":

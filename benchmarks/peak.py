@@ -16,9 +16,13 @@ class Peak:
 
     With a C compiler: registers alone, a limit. Without one: NumPy's matmul of 2,048 x
     2,048 in a process of its own, which is a lower bound of the limit; `source` says.
+    widest: bits of a vector, at most; with_tiles: AMX's tiles are of interest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, widest: int = 512, with_tiles: bool = True
+    ) -> None:
+        self.widest, self.with_tiles = widest, with_tiles
         self.best: dict[int, float] = {}
         self.tiles: dict[int, float] = {}  # float32 by AMX's tiles, where there are any
         self.bits = 0
@@ -41,11 +45,12 @@ class Peak:
     def measure(self, threads: int, seconds: float = 0.3) -> float:
         """GFLOP/s of `threads` threads: the best so far in this run."""
         if self.program.exists():
-            command = [str(self.program), str(threads), str(seconds)]
+            command = [str(self.program), str(threads), str(seconds), str(self.widest)]
             out = subprocess.run(command, capture_output=True, text=True, check=True)
             rate, bits, tiles = out.stdout.split()
             self.bits = int(bits)
-            self.tiles[threads] = max(self.tiles.get(threads, 0.0), float(tiles))
+            if self.with_tiles:
+                self.tiles[threads] = max(self.tiles.get(threads, 0.0), float(tiles))
         else:
             rate = self.matmul(threads)
         self.best[threads] = max(self.best.get(threads, 0.0), float(rate))

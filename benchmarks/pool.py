@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def run_module(module: str, *args: str) -> str:
+def run_module(module: str, *args: str, caps: Mapping[str, str] | None = None) -> str:
     """The output of `python -m benchmarks.MODULE ARGS`; WorkerError with its end."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *args]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    given = {**environment(), **(caps or {})}
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
     if done.returncode:
         raise WorkerError(last_line(done.stderr) or f"exit status {done.returncode}")
     return done.stdout
@@ -49,15 +50,24 @@ def last_line(text: str) -> str:
 
 
 class Worker:
-    """One engine with one model at one number of threads."""
+    """One engine with one model at one number of threads, in an environment that may
+    cap its instructions.
+    """
 
-    def __init__(self, engine: str, spec: dict[str, Any], files: Path, threads: int):
+    def __init__(
+        self,
+        engine: str,
+        spec: dict[str, Any],
+        files: Path,
+        threads: int,
+        caps: Mapping[str, str],
+    ) -> None:
         self.engine = engine
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         args = (engine, json.dumps(spec), str(files), str(threads))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", *args],
-            env={**environment(), "OMP_NUM_THREADS": str(threads)},
+            env={**environment(), "OMP_NUM_THREADS": str(threads), **caps},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -102,12 +112,19 @@ class Worker:
 
 
 class Pool:
-    """The workers of one model at one number of threads."""
+    """The workers of one model at one number of threads; engines: name to caps."""
 
     def __init__(
-        self, engines: Iterable[str], spec: dict[str, Any], files: Path, threads: int
+        self,
+        engines: Mapping[str, Mapping[str, str]],
+        spec: dict[str, Any],
+        files: Path,
+        threads: int,
     ) -> None:
-        self.workers = {e: Worker(e, spec, files, threads) for e in engines}
+        self.workers = {
+            engine: Worker(engine, spec, files, threads, caps)
+            for engine, caps in engines.items()
+        }
         # Nothing is timed yet, so they may load side by side.
         for worker in self.workers.values():
             worker.send(do="load")

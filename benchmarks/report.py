@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run measured, as text, Markdown, JSON and a chart."""
+"""What a run measured, as text and Markdown."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import statistics
 from typing import Any
 
-# Dark to light, so that they stay apart in grey and for every kind of eye.
-COLOURS = {
-    "vitpool": "#0b3c5d",
-    "onnxruntime": "#c8553d",
-    "openvino": "#e09f3e",
-    "torch.compile": "#8fb8a8",
-    "torch": "#c9ccd1",
-}  # an engine that runs in one cell alone has a column of the table, and no bar
+from .engines import NOT_FLOAT32
+from .targets import TARGETS, title
+
 PARTS = {
     "models": "Models",
     "tokens": "ViT-S/16 by image size",
@@ -43,6 +37,15 @@ def ratio(cell: dict[str, Any]) -> float | None:
     if not peer[0] or "vitpool" not in cell["engines"]:
         return None
     return cell["engines"]["vitpool"]["min"] / peer[1]
+
+
+def timm_columns(times: list[float], batch: int) -> dict[str, float]:
+    """What timm's benchmark.py says of these calls, by its names: means."""
+    mean = statistics.mean(times)
+    return {
+        "infer_samples_per_sec": round(batch / mean, 2),
+        "infer_step_time": round(1e3 * mean, 3),
+    }
 
 
 def cell_text(cell: dict[str, Any], peak: float) -> str:
@@ -119,6 +122,22 @@ def table(
     return "\n".join(lines)
 
 
+def timm_table(cells: list[dict[str, Any]], engines: list[str]) -> str:
+    """A row for each cell; for each engine infer_samples_per_sec / infer_step_time."""
+    head = ["model", "infer_img_size", "infer_batch_size", "threads", *engines]
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|---|" + "---:|" * (len(head) - 1))
+    for cell in cells:
+        row = [cell["timm"], str(cell["image"])]
+        row += [str(cell["batch"]), str(cell["threads"])]
+        for engine in engines:
+            got = cell["engines"].get(engine)
+            names = ("infer_samples_per_sec", "infer_step_time")
+            row.append(" / ".join(f"{got[n]}" for n in names) if got else "–")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
 def markdown(data: dict[str, Any]) -> str:
     machine, peak = data["machine"], data["peak"]
     rates = ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["gflops"].items()))
@@ -127,14 +146,17 @@ def markdown(data: dict[str, Any]) -> str:
         + "; vitpool uses them, which is how it passes the peak of multiply-adds. The "
         "others are asked for float32, for which they do not use them by default"
     )
+    by = peak["by"] + (f" of {peak['bits']} bits" if peak["bits"] else "")
     versions = [
-        f"{engine} {row['version']}" for engine, row in data["engines"].items() if row
+        f"{engine} {row['version']}"
+        for engine, row in data["engines"].items()
+        if "version" in row
     ]
     # The load counts what ran before: on a quiet machine it is near nought.
     busy = ["- **other work ran at the start: not for quoting**"]
     busy = busy if machine["load"] > 0.5 * machine["cores"] else []
     out = [
-        "# vitpool beside its peers",
+        f"# vitpool beside its peers: {title(data)}",
         "",
         f"`python -m benchmarks {data['arguments']}`".replace(" `", "`"),
         "",
@@ -143,7 +165,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{machine['python']}, {machine['date']}; {data['minutes']:.1f} minutes, load "
         f"{machine['load']:.1f} at the start",
         *busy,
-        f"- peak in GFLOP/s by threads: {rates} ({peak['by']}, best of the run)",
+        f"- peak in GFLOP/s by threads: {rates} ({by}, best of the run)",
         *([tiles] if peak["tiles"] else []),
         *([f"- {', '.join(versions)}"] if versions else []),
         "- float32 everywhere; milliseconds for the whole batch, minimum / median; "
@@ -151,11 +173,33 @@ def markdown(data: dict[str, Any]) -> str:
         "any engine's output from torch's is relative to torch's largest value",
         "",
     ]
-    for part, title in PARTS.items():
+    for part, heading in PARTS.items():
         cells = [cell for cell in data["cells"] if cell["part"] == part]
         if cells:
             engines = list(data["engines"])
-            out += [f"## {title}", "", table(cells, engines, peak["gflops"]), ""]
+            out += [f"## {heading}", "", table(cells, engines, peak["gflops"]), ""]
+        if cells and part == "models":
+            far = " and ".join(f"{e} ({d:.0e})" for e, d in NOT_FLOAT32.items())
+            out += [
+                f"Not timed as float32: {far}, whose outputs differ from timm's by "
+                "more than 1e-4 of the largest value at the highest precision they "
+                "have.",
+                "",
+            ]
+    models = [cell for cell in data["cells"] if cell["part"] == "models"]
+    if models:
+        out += [
+            "## As timm's benchmark.py tells it",
+            "",
+            "For each engine infer_samples_per_sec / infer_step_time (ms), which are "
+            "means over all calls, where the tables above have the minimum.",
+            "",
+            timm_table(models, list(data["engines"])),
+            "",
+        ]
+    if data["target"] != data["best"]:
+        out += [f"## How each engine was held to {TARGETS[data['target']].label}", ""]
+        out += [f"- {e}: {row['caps']}" for e, row in data["engines"].items()] + [""]
     setups = sorted(
         {
             (engine, row["setup"])
@@ -189,184 +233,3 @@ def markdown(data: dict[str, Any]) -> str:
     if data["skipped"]:
         out += ["## Left out", "", *(f"- {what}" for what in data["skipped"]), ""]
     return "\n".join(out)
-
-
-def chart(data: dict[str, Any], path: Path, narrow: bool = False) -> bool:
-    """Time over the fastest peer's, a bar for each engine; False: nothing to draw.
-
-    narrow: one panel below the other, to be read on a phone.
-    """
-    cells = [cell for cell in data["cells"] if cell["part"] == "models" and ratio(cell)]
-    if not cells:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    batches = sorted({cell["batch"] for cell in cells})
-    threads = sorted({cell["threads"] for cell in cells})
-    panels = [(batch, number) for batch in batches for number in threads]
-    columns = 1 if narrow else len(threads)
-    rows = len(panels) // columns
-    engines = [e for e in COLOURS if e in data["engines"]]
-    order = list(dict.fromkeys(cell["model"] for cell in cells))
-    figure, grid = plt.subplots(
-        *(rows, columns),
-        figsize=(
-            6 if narrow else max(8, columns * (0.8 + 0.95 * len(order))),
-            1.2 + 2.4 * rows,
-        ),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-    )
-    ratios = [
-        row["min"] / fastest_peer(cell)[1]
-        for cell in cells
-        for row in cell["engines"].values()
-    ]
-    top = min(2.6, max(ratios) * 1.02)
-    for axes, (batch, number) in zip(grid.flat, panels, strict=True):
-        panel = {
-            cell["model"]: cell
-            for cell in cells
-            if (cell["batch"], cell["threads"]) == (batch, number)
-        }
-        _panel(axes, panel, order, engines, top, data["peak"]["gflops"])
-        axes.set_title(f"batch {batch}, {number} thread{'s' * (number > 1)}")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("time / fastest peer's")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, ncols=(len(labels) + 1) // 2, loc="outside lower center"
-    )
-    machine, newline = data["machine"], "\n" if narrow else " "
-    figure.suptitle(
-        f"Time of one forward, float32,{newline}over that of the fastest peer "
-        f"(lower is faster)\n{machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['date']}",
-        fontsize=10,
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return True
-
-
-def _panel(
-    axes: Any,
-    panel: dict[str, Any],
-    order: list[str],
-    engines: list[str],
-    top: float,
-    peak: dict[str, float],
-) -> None:
-    width = 0.84 / len(engines)
-    for k, engine in enumerate(engines):
-        places, heights = [], []
-        for n, key in enumerate(order):
-            row = panel.get(key, {"engines": {}})["engines"].get(engine)
-            if row and row["right"]:
-                places.append(n + (k - (len(engines) - 1) / 2) * width)
-                heights.append(row["min"] / fastest_peer(panel[key])[1])
-        axes.bar(
-            *(places, [min(h, top) for h in heights], 0.92 * width),
-            color=COLOURS[engine],
-            edgecolor="#333333",
-            linewidth=0.4,
-            label=engine,
-        )
-        for x, h in zip(places, heights, strict=True):
-            if engine == "vitpool" or h > top:
-                ours = engine == "vitpool"
-                axes.text(
-                    *(x, 0.06 if ours else top - 0.06, f"{h:.2f}"),
-                    ha="center",
-                    va="bottom" if ours else "top",
-                    rotation=90,
-                    fontsize=8,
-                    fontweight="bold" if ours else "normal",
-                    color="white" if ours else "black",
-                )
-    for n, key in enumerate(order):
-        if key in panel:
-            cell = panel[key]
-            limit = cell["gflop"] / peak[str(cell["threads"])]
-            limit /= fastest_peer(cell)[1]
-            axes.hlines(
-                *(limit, n - 0.45, n + 0.45),
-                colors="#111111",
-                linestyles="dashed",
-                linewidth=1,
-                label="limit (FMA peak)" if n == 0 else None,
-            )
-        else:
-            axes.text(n, 0.05, "not run", ha="center", fontsize=7, color="#666666")
-    axes.axhline(1.0, color="#888888", linewidth=0.8, zorder=0)
-    axes.set_xticks(range(len(order)), order)
-    axes.set_xlim(-0.6, len(order) - 0.4)
-    axes.set_ylim(0, top + 0.05)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def token_chart(data: dict[str, Any], path: Path) -> bool:
-    """Time by number of tokens, on logarithmic axes; False: nothing to draw."""
-    parts = [
-        (part, cells)
-        for part in ("attention", "tokens")
-        if len(cells := [cell for cell in data["cells"] if cell["part"] == part]) > 1
-    ]
-    if not parts:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullLocator
-
-    figure, grid = plt.subplots(
-        *(1, len(parts)),
-        figsize=(max(6, 5 * len(parts)), 4),
-        squeeze=False,
-        layout="constrained",
-    )
-    markers = dict(zip(COLOURS, "osD^v", strict=True))
-    for axes, (part, cells) in zip(grid[0], parts, strict=True):
-        for engine, colour in COLOURS.items():
-            points = [
-                (cell["tokens"], 1e3 * cell["engines"][engine]["min"])
-                for cell in cells
-                if engine in cell["engines"]
-            ]
-            if points:
-                axes.loglog(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    marker=markers[engine],
-                    markeredgecolor="#333333",
-                    label=engine,
-                )
-        tokens = [cell["tokens"] for cell in cells]
-        axes.set_xticks(tokens, [f"{n:,}" for n in tokens])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="tokens", ylabel="ms, one picture")
-        axes.set_title(f"{PARTS[part]}, {cells[0]['threads']} threads", fontsize=9)
-        axes.grid(alpha=0.3)
-    grid[0][0].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return True
-
-
-def write(data: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """JSON, Markdown and chart in the folder; the paths that were written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.json", folder / f"{name}.md"]
-    paths[0].write_text(json.dumps(data, indent=1) + "\n")
-    paths[1].write_text(markdown(data))
-    charts = {f"{name}.png": chart, f"{name}_tokens.png": token_chart}
-    try:
-        paths += [folder / n for n, draw in charts.items() if draw(data, folder / n)]
-    except ImportError:
-        print("no chart: matplotlib is not installed")
-    return paths

@@ -6,17 +6,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Compiling with max-autotune takes minutes for each shape, so that one model tells.
-AUTOTUNE = "torch.compile max-autotune"
-ENGINES = (
-    "vitpool",
-    "torch",
-    "torch.compile",
-    AUTOTUNE,
-    "onnxruntime",
-    "openvino",
-)
-
 
 @dataclass(frozen=True)
 class Spec:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import CLASSES
+from .engines import ENGINES
 
 
 def die_with_parent() -> None:
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
     def load(_: dict[str, Any]) -> dict[str, Any]:
         if "engine" not in state:
-            state["engine"] = CLASSES[engine](spec, Path(files), threads)
+            state["engine"] = ENGINES[engine](spec, Path(files), threads)
         return {}
 
     def prepare(order: dict[str, Any]) -> dict[str, Any]:

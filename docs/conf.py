@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build" / "docs_results.md"
-CHART = ROOT / "build" / "docs_results.png"
 COMMANDS = ROOT / "build" / "docs_commands.md"
 sys.path.insert(0, str(ROOT))
 # What a page runs by `!python` is this Python, not the machine's.
@@ -87,18 +85,22 @@ def escape(text):
 
 
 def write_results(app):
-    """What benchmarks.md includes: the results' tables and chart, as they are."""
-    from benchmarks.report import chart
+    """What benchmarks.md includes: the results' charts and tables, as they are, and
+    index.md's chart of all kinds of CPU.
+    """
+    from benchmarks import charts, kinds, report
 
-    folder = ROOT / "benchmarks" / "results"
-    text = [p.read_text(encoding="utf-8").strip() for p in sorted(folder.glob("*.md"))]
-    measured = folder / "results.json"
-    if measured.exists():
-        chart(json.loads(measured.read_text()), CHART, narrow=True)
-        text.insert(0, "![Engines compared](../build/docs_results.png)")
+    RESULTS.parent.mkdir(exist_ok=True)
+    runs = kinds.load(kinds.RESULTS)
+    charts.by_cpu(runs, RESULTS.with_name("docs_by_cpu.png"))
+    text = ["![By kind of CPU](../build/docs_by_cpu.png)"] if runs else []
+    for data in runs:
+        name = f"docs_{data['target']}.png"
+        charts.chart(data, RESULTS.with_name(name), narrow=True)
+        heading, _, rest = report.markdown(data).strip().partition("\n")
+        text.append(f"{heading}\n\n![Engines compared](../build/{name})\n{rest}")
     if not text:
         text = ["No results are in this tree: `make bench` makes them."]
-    RESULTS.parent.mkdir(exist_ok=True)
     text = [re.sub(r"^#", "##", part, flags=re.M) for part in text]
     RESULTS.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 

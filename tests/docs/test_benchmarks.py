@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' pages are what their JSON files say, and targets cap engines."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Last, so that a build or a wheel elsewhere is not hidden by the sources.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks import __main__, charts, kinds, report, targets
+from benchmarks.engines import ENGINES
+
+ROOT = Path(__file__).resolve().parents[2]
+STORED = {run["target"]: run for run in kinds.load(kinds.RESULTS)}
+
+
+@pytest.mark.parametrize("target", STORED)
+def test_a_page_is_what_its_numbers_say(target: str) -> None:
+    page = (kinds.RESULTS / f"{target}.md").read_text()
+    assert page == report.markdown(STORED[target])
+
+
+def test_the_readme_has_the_table_of_all_kinds_of_cpu() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text == kinds.with_table(text, kinds.table(list(STORED.values())))
+
+
+def test_targets_are_those_of_the_core() -> None:
+    text = (ROOT / "csrc" / "base" / "targets.h").read_text()
+    assert list(targets.TARGETS) == re.findall(r"^    X\((\w+),", text, re.M)
+
+
+def test_every_engine_says_how_it_is_capped() -> None:
+    known = targets.TARGETS["baseline"].switches
+    for name, engine in ENGINES.items():
+        assert set(engine.switches) <= set(known), name
+        assert targets.caps_text(name, "avx2", "avx512"), name
+    assert set(charts.COLOURS) < set(ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("engine", "target", "best", "text"),
+    [
+        ("vitpool", "avx2", "amx", "capped by VITPOOL_TARGET=avx2"),
+        ("openvino", "avx512", "amx", "capped by ONEDNN_MAX_CPU_ISA=AVX512_CORE"),
+        (
+            *("torch", "avx2", "avx512"),
+            "capped by ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2, "
+            "MKL_ENABLE_INSTRUCTIONS=AVX2; "
+            "on AMD's CPUs MKL heeds no switch, and runs AVX2",
+        ),
+        (
+            *("onnxruntime", "avx2", "avx512"),
+            "not capped: MLAS takes the best that the CPU has",
+        ),
+        ("onnxruntime", "avx2", "avx2", ""),
+        ("torch", "amx", "amx", ""),
+    ],
+)
+def test_caps(engine: str, target: str, best: str, text: str) -> None:
+    assert targets.caps_text(engine, target, best) == text
+    told = dict(pair.split("=") for pair in re.findall(r"\w+=\w+", text))
+    assert targets.caps(engine, target, best) == told
+
+
+def test_a_target_that_the_cpu_lacks_is_refused() -> None:
+    config = {"targets": ["baseline", "avx2"], "target": "baseline"}
+    assert targets.choose(None, config) == ("baseline", "avx2")
+    assert targets.choose("avx2", config) == ("avx2", "avx2")
+    with pytest.raises(ValueError, match="has, baseline, avx2, not 'amx'"):
+        targets.choose("amx", config)
+
+
+def test_a_wrong_target_is_an_error_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        __main__.parse(["--target", "sse9"])
+    assert error.value.code == 2
+    assert "not 'sse9'" in capsys.readouterr().err
+
+
+def run(target: str, best: str, **seconds: float) -> dict[str, Any]:
+    """What a run of ViT-Ti alone would have stored, at one thread."""
+    rows = {
+        engine: {
+            "min": time,
+            "median": time,
+            **report.timm_columns([time, 3 * time], 1),
+            "relative_difference": 1e-6,
+            "right": True,
+            "setup": "as it comes",
+        }
+        for engine, time in seconds.items()
+    }
+    cell = {"part": "models", "model": "Ti", "timm": "vit_tiny_patch16_224"}
+    cell |= {"image": 224, "tokens": 197, "threads": 1, "batch": 1, "gflop": 2.5}
+    machine = {"cpu": "A CPU", "cores": 2, "system": "Linux", "python": "3.11"}
+    return {
+        "machine": machine | {"date": "2026-01-01", "load": 0.0},
+        "skipped": [],
+        "cells": [cell | {"engines": rows}],
+        "arguments": f"--target {target}",
+        "target": target,
+        "best": best,
+        "engines": {e: {"caps": targets.caps_text(e, target, best)} for e in seconds},
+        "peak": {"gflops": {"1": 100.0}, "by": "a loop", "bits": 256, "tiles": {}},
+        "minutes": 1.0,
+    }
+
+
+def test_a_page_tells_that_a_target_was_forced_and_by_what() -> None:
+    page = report.markdown(run("avx2", "avx512", vitpool=0.1, onnxruntime=0.125))
+    assert "peers: AVX2 forced on a CPU with AVX-512\n" in page
+    assert "- vitpool: capped by VITPOOL_TARGET=avx2\n" in page
+    assert "- onnxruntime: not capped: MLAS" in page
+    assert "**0.80** onnxruntime" in page
+    # timm's columns are means, of 0.1 and 0.3 s
+    assert "| vit_tiny_patch16_224 | 224 | 1 | 1 | 5.0 / 200.0 |" in page
+    free = report.markdown(run("avx2", "avx2", vitpool=0.1, onnxruntime=0.125))
+    assert "peers: AVX2\n" in free
+    assert "capped" not in free
+
+
+def test_kinds_of_cpu_stand_side_by_side() -> None:
+    runs = [
+        run("avx2", "avx512", vitpool=0.1, litert=0.125),
+        run("amx", "amx", vitpool=0.05),
+    ]
+    head, _, row, _, *machines = kinds.table(runs).splitlines()
+    assert head == "| one image, 1 thread | AVX2 | AMX |"
+    assert row == "| Ti | 0.80 | – |"
+    assert machines[0].startswith("- AVX2 forced on a CPU with AVX-512: A CPU, 2 cores")
+    with pytest.raises(ValueError, match="no place for the table"):
+        kinds.with_table("# Title\n", "a table")
