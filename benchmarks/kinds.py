@@ -65,7 +65,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     column for each kind of CPU, the numbers of threads in turn; then the machines.
     """
     cells = {
-        (cell["model"], data["target"], cell["threads"]): f"{share:.2f}"
+        (cell["timm"], data["target"], cell["threads"]): f"{share:.2f}"
         for data in runs
         for cell in data["cells"]
         if (cell["part"], cell["batch"]) == ("models", 1)
@@ -76,7 +76,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     head = [f"one image, {' / '.join(map(str, threads))} thread{plural}"]
     head += [TARGETS[data["target"]].label for data in runs]
     lines = ["| " + " | ".join(head) + " |", "| ---" + " | ---:" * len(runs) + " |"]
-    for model in (m for m in MODELS if any(m == key[0] for key in cells)):
+    names = [spec.timm for spec in MODELS.values()]
+    for model in (name for name in names if any(name == key[0] for key in cells)):
         row = [model]
         for data in runs:
             keys = [(model, data["target"], number) for number in threads]

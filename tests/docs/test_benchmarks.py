@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+import vitpool
 
 # Last, so that a build or a wheel elsewhere is not hidden by the sources.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import __main__, charts, kinds, report, targets
+from benchmarks import __main__, charts, kinds, report, scaling, targets
 from benchmarks.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +138,38 @@ def test_kinds_of_cpu_stand_side_by_side() -> None:
     ]
     head, _, row, _, *machines = kinds.table(runs).splitlines()
     assert head == "| one image, 1 thread | AVX2 | AMX |"
-    assert row == "| Ti | 0.80 | – |"
+    assert row == "| vit_tiny_patch16_224 | 0.80 | – |"
     assert machines[0].startswith("- AVX2 forced on a CPU with AVX-512: A CPU, 2 cores")
     with pytest.raises(ValueError, match="no place for the table"):
         kinds.with_table("# Title\n", "a table")
+
+
+def test_scaling_has_the_whole_and_each_operation_by_threads() -> None:
+    model = vitpool.VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, num_classes=2
+    )
+    x = np.zeros((1, 3, 8, 8), np.float32)
+    before = vitpool.get_num_threads()
+    try:
+        best = scaling.measure(model, x, [1, 2], 0.01)
+    finally:
+        vitpool.set_num_threads(before)
+    assert list(best) == [1, 2]
+    for row in best.values():
+        assert row["total"] >= max(row["qkv"], row["attention"], row["fc1"]) > 0
+
+
+def test_scaling_sets_times_beside_threads_and_peak() -> None:
+    best = {
+        1: {"total": 0.1, "qkv": 0.06, "norm": 0.04, "pool": 0.0},
+        4: {"total": 0.05, "qkv": 0.02, "norm": 0.04, "pool": 0.0},
+    }
+    whole = scaling.whole_table(best, 8.0, {1: 100.0, 4: 320.0}).splitlines()
+    assert whole[2] == "| 1 | 100 | 1.00 | 80% | 80% |"
+    assert whole[3] == "| 4 | 50.0 | 2.00 | 40% | 50% |"
+    ops = scaling.op_table(best).splitlines()
+    assert ops[0] == "| operation | ms, 1 thread | of the whole | 4 threads |"
+    assert ops[2:] == [
+        "| qkv | 60.0 | 60.0% | 3.00 |",
+        "| norm | 40.0 | 40.0% | 1.00 |",
+    ]
