@@ -119,6 +119,7 @@ class Run:
         self.data: dict[str, Any] = {"machine": machine(), "skipped": [], "cells": []}
         self.data["arguments"] = " ".join(sys.argv[1:])
         self.data["target"], self.data["best"] = args.target, args.best
+        os.environ["VITPOOL_TARGET"] = args.target  # whatever it was, for all processes
         self.engines = []
         order = list(targets.TARGETS)
         for engine in args.engines:

@@ -62,7 +62,8 @@ def refresh(folder: Path) -> list[Path]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """vitpool's time over the fastest peer's for one image: a row for each model, a
-    column for each kind of CPU, the numbers of threads in turn; then the machines.
+    column for each kind of CPU, the numbers of threads in turn; then the machines,
+    and the peers that took part there.
     """
     cells = {
         (cell["timm"], data["target"], cell["threads"]): f"{share:.2f}"
@@ -87,10 +88,14 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines.append("")
     for data in runs:
         machine = data["machine"]
+        peers = {e: row for e, row in data["engines"].items() if "version" in row}
+        peers.pop("vitpool", None)
+        free = [e for e, row in peers.items() if "not capped" in row["caps"]]
         lines.append(
             f"- {title(data)}: {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['date']} ([all of the run](benchmarks/results/"
-            f"{data['target']}.md))"
+            f"{machine['date']}, beside {', '.join(peers)}"
+            + (f", of which nothing holds {', '.join(free)}" if free else "")
+            + f" ([all of the run](benchmarks/results/{data['target']}.md))"
         )
     return "\n".join(lines)
 

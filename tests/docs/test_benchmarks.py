@@ -112,7 +112,10 @@ def run(target: str, best: str, **seconds: float) -> dict[str, Any]:
         "arguments": f"--target {target}",
         "target": target,
         "best": best,
-        "engines": {e: {"caps": targets.caps_text(e, target, best)} for e in seconds},
+        "engines": {
+            engine: {"version": "1.0", "caps": targets.caps_text(engine, target, best)}
+            for engine in seconds
+        },
         "peak": {"gflops": {"1": 100.0}, "by": "a loop", "bits": 256, "tiles": {}},
         "minutes": 1.0,
     }
@@ -132,14 +135,20 @@ def test_a_page_tells_that_a_target_was_forced_and_by_what() -> None:
 
 
 def test_kinds_of_cpu_stand_side_by_side() -> None:
+    alone = run("avx512", "avx512", vitpool=0.05)
     runs = [
-        run("avx2", "avx512", vitpool=0.1, litert=0.125),
-        run("amx", "amx", vitpool=0.05),
+        run("avx2", "avx512", vitpool=0.1, torch=0.2, litert=0.125),
+        alone,
+        run("amx", "amx", vitpool=0.05, torch=0.1),
     ]
     head, _, row, _, *machines = kinds.table(runs).splitlines()
-    assert head == "| one image, 1 thread | AVX2 | AMX |"
-    assert row == "| vit_tiny_patch16_224 | 0.80 | – |"
-    assert machines[0].startswith("- AVX2 forced on a CPU with AVX-512: A CPU, 2 cores")
+    assert head == "| one image, 1 thread | AVX2 | AVX-512 | AMX |"
+    assert row == "| vit_tiny_patch16_224 | 0.80 | – | 0.50 |"
+    assert machines[0] == (
+        "- AVX2 forced on a CPU with AVX-512: A CPU, 2 cores, 2026-01-01, beside "
+        "torch, litert, of which nothing holds litert "
+        "([all of the run](benchmarks/results/avx2.md))"
+    )
     with pytest.raises(ValueError, match="no place for the table"):
         kinds.with_table("# Title\n", "a table")
 
