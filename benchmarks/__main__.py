@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -108,6 +109,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def told(arguments: list[str]) -> str:
+    """The command line without the folders, which are this machine's matter."""
+    text = " ".join(arguments)
+    return re.sub(r" ?--(cache|out)[ =]\S+", "", text).strip()
+
+
 class Run:
     """One run: what is measured goes into `data`, which report.py writes out."""
 
@@ -117,7 +124,7 @@ class Run:
         target = targets.TARGETS[args.target]
         self.peak = Peak(folder, target.bits, target.tiles)
         self.data: dict[str, Any] = {"machine": machine(), "skipped": [], "cells": []}
-        self.data["arguments"] = " ".join(sys.argv[1:])
+        self.data["arguments"] = told(sys.argv[1:])
         self.data["target"], self.data["best"] = args.target, args.best
         os.environ["VITPOOL_TARGET"] = args.target  # whatever it was, for all processes
         self.engines = []

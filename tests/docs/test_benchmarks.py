@@ -89,6 +89,11 @@ def test_a_wrong_target_is_an_error_of_the_command_line(
     assert "not 'sse9'" in capsys.readouterr().err
 
 
+def test_a_page_tells_no_folder_of_the_machine_it_was_made_on() -> None:
+    given = ["--cache", "/here/it", "--target", "avx2", "--out=/there", "--all"]
+    assert __main__.told(given) == "--target avx2 --all"
+
+
 def run(target: str, best: str, **seconds: float) -> dict[str, Any]:
     """What a run of ViT-Ti alone would have stored, at one thread."""
     rows = {
