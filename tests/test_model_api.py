@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import platform
 import subprocess
 import sys
 import threading
@@ -376,6 +377,33 @@ def test_show_config_says_what_runs() -> None:
     assert isinstance(config, dict)
     assert "blis" in text
     assert "threads" in text
+
+
+def caches_by_the_kernel() -> list[dict[str, int]]:
+    """The data caches of each core in bytes, as Linux tells them: `{"l1d": ...}`."""
+    cores = []
+    for core in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"):
+        sizes = {}
+        for index in core.glob("cache/index*"):
+            kind, level, size = (
+                (index / name).read_text().strip() for name in ("type", "level", "size")
+            )
+            if kind != "Instruction":
+                sizes["l1d" if level == "1" else f"l{level}"] = 1024 * int(size[:-1])
+        cores.append(sizes)
+    return cores
+
+
+def test_show_config_tells_the_caches_of_a_core() -> None:
+    caches = vitpool.show_config()["caches"]
+    assert list(caches) == ["l1d", "l2", "l3"]
+    sizes = [size for size in caches.values() if size > 0]
+    assert sizes == sorted(sizes)
+    cores = caches_by_the_kernel()
+    if platform.machine() == "x86_64" and any(cores):
+        assert sizes
+        known = {name: size for name, size in caches.items() if size > 0}
+        assert any(known.items() <= core.items() for core in cores)
 
 
 def test_one_model_in_many_threads_at_once() -> None:

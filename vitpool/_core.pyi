@@ -27,6 +27,13 @@ class _Memory(TypedDict):
 
 @final
 @type_check_only
+class _Caches(TypedDict):
+    l1d: int
+    l2: int
+    l3: int
+
+@final
+@type_check_only
 class _Config(TypedDict):
     target: str
     targets: list[str]
@@ -35,6 +42,7 @@ class _Config(TypedDict):
     blis: str
     threads: int
     cpus: int
+    caches: _Caches
     build: str
 
 def set_num_threads(n: SupportsIndex, /) -> None: ...

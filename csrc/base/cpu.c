@@ -3,9 +3,10 @@
 
 #include <string.h>
 #if defined(VP_X86) && defined(__linux__)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/cpuid.h"
 #endif
 
 const char *vp_target_name(vp_target target)
@@ -52,9 +53,8 @@ enum { GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
 /* Not every compiler's __builtin_cpu_supports knows AMX, and its names for it differ. */
 static bool has_bit_of_leaf_7_edx(unsigned bit)
 {
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
-           (edx >> bit & 1) != 0;
+    vp_cpuid_answer answer;
+    return vp_cpuid(7, 0, &answer) && (answer.edx >> bit & 1) != 0;
 }
 
 static bool has_amx_tile(void)

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/caches.h"
 #include "base/cpu.h"
 #include "base/limits.h"
 #include "base/memory.h"
@@ -53,8 +54,9 @@ static PyObject *get_num_threads(PyObject *module, PyObject *unused)
 PyDoc_STRVAR(
     show_config_doc,
     "show_config()\n--\n\n"
-    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build; and\n"
-    "the cpus that this process may use, by cores, CPU affinity and cgroup quota.");
+    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build; the\n"
+    "cpus that this process may use, by cores, CPU affinity and cgroup quota; and the\n"
+    "caches of a core, l1d, l2 and the l3 that it may share, in bytes, 0: not known.");
 
 static PyObject *show_config(PyObject *module, PyObject *unused)
 {
@@ -73,12 +75,14 @@ static PyObject *show_config(PyObject *module, PyObject *unused)
         return NULL;
     }
     const vp_info info = vp_info_get();
-    return Py_BuildValue("{s:s,s:N,s:s,s:(nn),s:s,s:n,s:n,s:s}", "target",
-                         vp_target_name(info.target), "targets", targets,
-                         "micro_kernel", info.micro_kernel, "tile", (Py_ssize_t)info.mr,
-                         (Py_ssize_t)info.nr, "blis", info.blis_version, "threads",
-                         (Py_ssize_t)vp_get_num_threads(), "cpus",
-                         (Py_ssize_t)vp_usable_cpus(), "build", VP_BUILD_INFO);
+    const vp_caches caches = vp_caches_get();
+    return Py_BuildValue(
+        "{s:s,s:N,s:s,s:(nn),s:s,s:n,s:n,s:{s:n,s:n,s:n},s:s}", "target",
+        vp_target_name(info.target), "targets", targets, "micro_kernel",
+        info.micro_kernel, "tile", (Py_ssize_t)info.mr, (Py_ssize_t)info.nr, "blis",
+        info.blis_version, "threads", (Py_ssize_t)vp_get_num_threads(), "cpus",
+        (Py_ssize_t)vp_usable_cpus(), "caches", "l1d", (Py_ssize_t)caches.l1d, "l2",
+        (Py_ssize_t)caches.l2, "l3", (Py_ssize_t)caches.l3, "build", VP_BUILD_INFO);
 }
 
 PyDoc_STRVAR(
