@@ -4,39 +4,33 @@
  * through vf_load_n / vf_store_n. SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/target.h"
 
-/* The normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2, to 1.2 ulp: 1/2 plus x times
- * a polynomial in x^2 below 1.35; above, 2^m(|x|) with a polynomial m for log2 Phi(-|x|), or
- * one minus that. Beyond 5.65 it is 0 or 1 to float32. Both are computed, a lane takes one.
- * The three fits are our own (minimax 5e-9, 6e-10; 2^r on [-1/2, 1/2] 7e-8 of the tail). */
+/* The normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2. Phi(-|x|) = 2^m with m =
+ * -1 + |x| q(|x|), and Phi(|x|) is one minus that. q and 2^r on [-1/2, 1/2] are our own
+ * minimax fits: 3.7e-8 (1 + x^2) up to 5.65 and 7e-8 of the value, x^2 being what half an ulp
+ * of x alone makes of it. From there q falls on, to m = -127 at 11.355: nothing. */
 VP_INLINE vf vf_phi(vf x)
 {
-    const vf z = vf_abs(x);
-    const vf t = vf_mul(z, z);
-    vf p = vf_set(-0x1.a51ce4p-18f);
-    p = vf_fma(p, t, vf_set(0x1.c834e8p-14f));
-    p = vf_fma(p, t, vf_set(-0x1.356b3ap-10f));
-    p = vf_fma(p, t, vf_set(0x1.46b1f0p-7f));
-    p = vf_fma(p, t, vf_set(-0x1.10575ep-4f));
-    p = vf_fma(p, t, vf_set(0x1.988450p-2f));
-    vf m = vf_set(0x1.20e4e0p-15f);
-    m = vf_fma(m, z, vf_set(-0x1.905bdep-11f));
-    m = vf_fma(m, z, vf_set(0x1.045d9cp-7f));
-    m = vf_fma(m, z, vf_set(-0x1.b08f80p-5f));
-    m = vf_fma(m, z, vf_set(-0x1.d70262p-2f));
-    m = vf_fma(m, z, vf_set(-0x1.266cdap+0f));
-    m = vf_fma(m, z, vf_set(-0x1.001904p+0f));
-    m = vf_less(z, vf_set(5.65f), m, vf_set(-151.0f));
-    const vf n = vf_round(m);
-    const vf r = vf_sub(m, n);
-    vf e = vf_set(0x1.5c08dcp-10f);
-    e = vf_fma(e, r, vf_set(0x1.3d0c52p-7f));
-    e = vf_fma(e, r, vf_set(0x1.c6b6e6p-5f));
-    e = vf_fma(e, r, vf_set(0x1.ebf918p-3f));
-    e = vf_fma(e, r, vf_set(0x1.62e428p-1f));
-    e = vf_fma(e, r, vf_set(1.0f));
-    const vf tail = vf_ldexp(e, n);
-    const vf far = vf_less(x, vf_set(0.0f), tail, vf_sub(vf_set(1.0f), tail));
-    return vf_less(z, vf_set(1.35f), vf_fma(x, p, vf_set(0.5f)), far);
+    const vf z = vf_min(vf_set(11.355f), vf_abs(x)); /* NaN passes, as in vf_exp */
+    const vf z2 = vf_mul(z, z);
+    /* both in pairs (Estrin): half the latency of a chain */
+#define PAIR(b, a) vf_fma(vf_set(b), z, vf_set(a))
+    vf q = PAIR(-0x1.962386p-26f, 0x1.83b184p-21f);
+    q = vf_fma(q, z2, PAIR(-0x1.3db7a6p-17f, 0x1.1b767ap-14f));
+    q = vf_fma(q, z2, PAIR(-0x1.04f436p-12f, -0x1.0ae9ecp-14f));
+    q = vf_fma(q, z2, PAIR(0x1.cc43aep-8f, -0x1.ae0076p-5f));
+    q = vf_fma(q, z2, PAIR(-0x1.d63a1cp-2f, -0x1.26aedcp+0f));
+#undef PAIR
+    const vf shifted = vf_fma(q, z, vf_set(VP_SHIFT - 1.0f));
+    /* m - n, rounded once */
+    const vf r = vf_fma(q, z, vf_sub(vf_set(-1.0f), vf_whole(shifted)));
+    const vf r2 = vf_mul(r, r);
+#define PAIR(b, a) vf_fma(vf_set(b), r, vf_set(a))
+    vf e = PAIR(0x1.5c08dcp-10f, 0x1.3d0c52p-7f);
+    e = vf_fma(e, r2, PAIR(0x1.c6b6e6p-5f, 0x1.ebf918p-3f));
+    e = vf_fma(e, r2, PAIR(0x1.62e428p-1f, 1.0f));
+#undef PAIR
+    const vf tail = vf_mul(e, vf_two_to(shifted));
+    return vf_if_negative(x, tail, vf_sub(vf_set(1.0f), tail));
 }
 
 /* x / (1 + e^(-a x)) */
@@ -149,57 +143,57 @@ void VP_NAME(axpby)(float *y, float a, const float *x, float b, size_t n)
     }
 }
 
-/* n lanes at column c of a product's row, finished and stored; n == VW but in a tail. The
- * pointers are of that row. */
-VP_INLINE void finish_vector(const vp_finish *f, const float *product,
-                             const float *gate, const float *residual, float *out,
-                             size_t c, size_t n, vp_act act)
+/* n lanes of each row at column c of a tile, finished and stored; n == VW but in a tail. What
+ * is absent is the number that changes nothing: -0 added, 1 multiplied. */
+VP_INLINE void finish_column(const vp_finish *f, const float *product, size_t stride,
+                             size_t rows, size_t c, size_t n, vp_act act, bool gated,
+                             bool residual)
 {
 #define LOAD(p) (n == VW ? vf_load((p) + c) : vf_load_n((p) + c, n))
-    vf v = LOAD(product);
-    if (f->bias != NULL) {
-        v = vf_add(v, LOAD(f->bias));
-    }
-    if (gate != NULL) {
-        vf g = LOAD(gate);
-        if (f->gate_bias != NULL) {
-            g = vf_add(g, LOAD(f->gate_bias));
+#define LOAD_OR(p, otherwise) ((p) != NULL ? LOAD(p) : vf_set(otherwise))
+    const vf bias = LOAD_OR(f->bias, -0.0f);
+    const vf gate_bias = gated ? LOAD_OR(f->gate_bias, -0.0f) : bias;
+    const vf scale = LOAD_OR(f->scale, 1.0f);
+    for (size_t r = 0; r < rows; r++) {
+        vf v = vf_add(LOAD(product + r * stride), bias);
+        if (gated) {
+            const vf g = vf_add(LOAD(f->gate + r * f->gate_stride), gate_bias);
+            v = vf_mul(vf_act(g, act), v);
+        } else {
+            v = vf_act(v, act);
         }
-        v = vf_mul(vf_act(g, act), v);
-    } else {
-        v = vf_act(v, act);
+        v = vf_mul(v, scale);
+        if (residual) {
+            v = vf_add(LOAD(f->residual + r * f->residual_stride), v);
+        }
+        if (n == VW) {
+            vf_store(f->out + r * f->out_stride + c, v);
+        } else {
+            vf_store_n(f->out + r * f->out_stride + c, v, n);
+        }
     }
-    if (f->scale != NULL) {
-        v = vf_mul(v, LOAD(f->scale));
-    }
-    if (residual != NULL) {
-        v = vf_add(LOAD(residual), v);
-    }
+#undef LOAD_OR
 #undef LOAD
-    if (n == VW) {
-        vf_store(out + c, v);
-    } else {
-        vf_store_n(out + c, v, n);
-    }
 }
 
 VP_INLINE void finish_tile(const float *product, size_t stride, size_t rows,
                            size_t cols, const vp_finish *how, vp_act act)
 {
     const vp_finish f = *how; /* a copy: no store can change it */
-    for (size_t r = 0; r < rows; r++) {
-        const float *row = product + r * stride;
-        const float *gate = f.gate != NULL ? f.gate + r * f.gate_stride : NULL;
-        const float *residual =
-            f.residual != NULL ? f.residual + r * f.residual_stride : NULL;
-        float *out = f.out + r * f.out_stride;
-        size_t c = 0;
-        for (; c + VW <= cols; c += VW) {
-            finish_vector(&f, row, gate, residual, out, c, VW, act);
+    size_t c = 0;
+    for (; c + VW <= cols; c += VW) {
+        if (f.gate != NULL) {
+            finish_column(&f, product, stride, rows, c, VW, act, true,
+                          f.residual != NULL);
+        } else if (f.residual != NULL) {
+            finish_column(&f, product, stride, rows, c, VW, act, false, true);
+        } else {
+            finish_column(&f, product, stride, rows, c, VW, act, false, false);
         }
-        if (c < cols) {
-            finish_vector(&f, row, gate, residual, out, c, cols - c, act);
-        }
+    }
+    if (c < cols) {
+        finish_column(&f, product, stride, rows, c, cols - c, act, f.gate != NULL,
+                      f.residual != NULL);
     }
 }
 

@@ -41,36 +41,37 @@ typedef struct {
 } vp_finish;
 
 /* X(name, exact, parameters). exact: the bits are the same on every target, and plain C's. */
-#define VP_KERNELS(X)                                                                      \
-    /* y[n] = (x - mean(x)) / sqrt(var(x) + eps) * w + b; w, b may be NULL; in place */    \
-    X(layer_norm, false,                                                                   \
-      (float *y, const float *x, const float *w, const float *b, size_t n, float eps))     \
-    /* y[n] = x / sqrt(mean(x^2) + eps) * w; w may be NULL; in place */                    \
-    X(rms_norm, false,                                                                     \
-      (float *y, const float *x, const float *w, size_t n, float eps))                     \
-    /* x[n] = e^(scale x - max) / sum, in place; all 0 where every x is -inf */            \
-    X(softmax, false, (float *x, size_t n, float scale))                                   \
-    /* One block of an online softmax, x[n] in place: x = e^(scale x - m') where m' is   \
-     * the greater of *max and the block's maximum; *sum = *sum * e^(*max - m') + sum of \
-     * x; *shrink = e^(*max - m'); *max = m'. Start with *max = -INFINITY, *sum = 0. */ \
-    X(softmax_block, false,                                                                \
-      (float *x, size_t n, float scale, float *max, float *sum, float *shrink))            \
-    /* y[n] += x */                                                                        \
-    X(add, true, (float *y, const float *x, size_t n))                                     \
-    /* y[n] = max(y, x), NaN wins */                                                       \
-    X(maximum, true, (float *y, const float *x, size_t n))                                 \
-    /* y[n] = a x + b y; y is not read where b is 0 */                                     \
-    X(axpby, false, (float *y, float a, const float *x, float b, size_t n))                \
-    /* y[cols][rows], rows of y ldy apart = x[rows][cols] transposed */                    \
-    X(transpose, true,                                                                     \
-      (float *y, size_t ldy, const float *x, size_t ldx, size_t rows, size_t cols))        \
-    /* a tile of a product, product[rows][stride], finished and stored */                  \
-    X(finish, false,                                                                       \
-      (const float *product, size_t stride, size_t rows, size_t cols,                      \
-       const vp_finish *how))                                                              \
-    /* out[c][i] = (pixels[i][c] / 255 - mean[c]) / std[c] for n pixels of c channels */   \
-    X(normalize_u8, true,                                                                  \
-      (float *out, const uint8_t *pixels, size_t n, size_t channels,                       \
+#define VP_KERNELS(X)                                                                        \
+    /* y[n] = (x - mean(x)) / sqrt(var(x) + eps) * w + b; w, b may be NULL; in place */      \
+    X(layer_norm, false,                                                                     \
+      (float *y, const float *x, const float *w, const float *b, size_t n, float eps))       \
+    /* y[n] = x / sqrt(mean(x^2) + eps) * w; w may be NULL; in place */                      \
+    X(rms_norm, false,                                                                       \
+      (float *y, const float *x, const float *w, size_t n, float eps))                       \
+    /* x[n] = e^(scale x - max) / sum, in place; all 0 where every x is -inf */              \
+    X(softmax, false, (float *x, size_t n, float scale))                                     \
+    /* One block of an online softmax, x[n] in place, scale > 0: x = e^(scale (x - m'))    \
+     * where m' is the greater of *max and the block's maximum; *shrink = e^(scale (*max - \
+     * m')); *sum = *sum * *shrink + sum of x; *max = m'. Start with *max = -INFINITY,     \
+     * *sum = 0. */ \
+    X(softmax_block, false,                                                                  \
+      (float *x, size_t n, float scale, float *max, float *sum, float *shrink))              \
+    /* y[n] += x */                                                                          \
+    X(add, true, (float *y, const float *x, size_t n))                                       \
+    /* y[n] = max(y, x), NaN wins */                                                         \
+    X(maximum, true, (float *y, const float *x, size_t n))                                   \
+    /* y[n] = a x + b y; y is not read where b is 0 */                                       \
+    X(axpby, false, (float *y, float a, const float *x, float b, size_t n))                  \
+    /* y[cols][rows], rows of y ldy apart = x[rows][cols] transposed */                      \
+    X(transpose, true,                                                                       \
+      (float *y, size_t ldy, const float *x, size_t ldx, size_t rows, size_t cols))          \
+    /* a tile of a product, product[rows][stride], finished and stored */                    \
+    X(finish, false,                                                                         \
+      (const float *product, size_t stride, size_t rows, size_t cols,                        \
+       const vp_finish *how))                                                                \
+    /* out[c][i] = (pixels[i][c] / 255 - mean[c]) / std[c] for n pixels of c channels */     \
+    X(normalize_u8, true,                                                                    \
+      (float *out, const uint8_t *pixels, size_t n, size_t channels,                         \
        const float *mean, const float *std))
 
 typedef struct {

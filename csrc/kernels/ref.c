@@ -58,13 +58,13 @@ static void ref_softmax_block(float *x, size_t n, float scale, float *max, float
 {
     float next = *max;
     for (size_t i = 0; i < n; i++) {
-        next = scale * x[i] > next ? scale * x[i] : next;
+        next = x[i] > next ? x[i] : next;
     }
     const double shift = next == -INFINITY ? 0.0 : next;
-    *shrink = *max == next ? 1.0f : expf(*max - next);
+    *shrink = *max == next ? 1.0f : (float)exp(scale * ((double)*max - next));
     double total = *sum * *shrink;
     for (size_t i = 0; i < n; i++) {
-        x[i] = (float)exp((double)scale * x[i] - shift);
+        x[i] = (float)exp(scale * (x[i] - shift));
         total += x[i];
     }
     *sum = (float)total;

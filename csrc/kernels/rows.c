@@ -113,15 +113,19 @@ VP_INLINE float row_max(const float *x, size_t n)
     return vf_hmax(vf_max(m0, m1));
 }
 
-/* x = e^(scale x - shift) in place; returns the sum */
-VP_INLINE float exp_row(float *x, size_t n, float scale, float shift)
+/* log2 e: softmax works with powers of two, which need no reduction. */
+#define LOG2E 0x1.715476p+0f
+
+/* x = 2^(scale (x - shift)) in place, for exponents that are not positive; returns the sum.
+ * The difference first: it is exact where it matters, with and without a fused product. */
+VP_INLINE float exp2_row(float *x, size_t n, float scale, float shift)
 {
-    const vf vscale = vf_set(scale), vshift = vf_set(-shift);
+    const vf vscale = vf_set(scale), vshift = vf_set(shift);
     vf s0 = vf_set(0.0f), s1 = s0;
     size_t i = 0;
     for (; i + 2 * VW <= n; i += 2 * VW) {
-        const vf e0 = vf_exp(vf_fma(vf_load(x + i), vscale, vshift));
-        const vf e1 = vf_exp(vf_fma(vf_load(x + i + VW), vscale, vshift));
+        const vf e0 = vf_exp2(vf_mul(vf_sub(vf_load(x + i), vshift), vscale));
+        const vf e1 = vf_exp2(vf_mul(vf_sub(vf_load(x + i + VW), vshift), vscale));
         vf_store(x + i, e0);
         vf_store(x + i + VW, e1);
         s0 = vf_add(s0, e0);
@@ -130,7 +134,7 @@ VP_INLINE float exp_row(float *x, size_t n, float scale, float shift)
     for (; i < n; i += VW) {
         const size_t lanes = n - i < VW ? n - i : VW;
         const vf v = lanes == VW ? vf_load(x + i) : vf_load_n(x + i, lanes);
-        const vf e = vf_exp(vf_fma(v, vscale, vshift));
+        const vf e = vf_exp2(vf_mul(vf_sub(v, vshift), vscale));
         vf_store_n(x + i, e, lanes);
         s0 = vf_add(s0, vf_keep(e, lanes, vf_set(0.0f)));
     }
@@ -146,10 +150,10 @@ VP_INLINE float shift_of(float max)
 
 void VP_NAME(softmax)(float *x, size_t n, float scale)
 {
-    const float shift = shift_of(scale * row_max(x, n));
+    const float shift = shift_of(row_max(x, n));
     float sum = 0.0f;
     for (size_t i = 0; i < n; i += PIECE) {
-        sum += exp_row(x + i, n - i < PIECE ? n - i : PIECE, scale, shift);
+        sum += exp2_row(x + i, n - i < PIECE ? n - i : PIECE, scale * LOG2E, shift);
     }
     VP_NAME(axpby)(x, sum == 0.0f ? 0.0f : 1.0f / sum, x, 0.0f, n);
 }
@@ -157,9 +161,9 @@ void VP_NAME(softmax)(float *x, size_t n, float scale)
 void VP_NAME(softmax_block)(float *x, size_t n, float scale, float *max, float *sum,
                             float *shrink)
 {
-    const float block = scale * row_max(x, n);
+    const float block = row_max(x, n), power = scale * LOG2E;
     const float next = *max > block ? *max : block;
-    *shrink = *max == next ? 1.0f : expf(*max - next);
-    *sum = *sum * *shrink + exp_row(x, n, scale, shift_of(next));
+    *shrink = *max == next ? 1.0f : exp2f((*max - next) * power);
+    *sum = *sum * *shrink + exp2_row(x, n, power, shift_of(next));
     *max = next;
 }

@@ -89,18 +89,14 @@ VP_INLINE vf vf_abs(vf a)
 {
     return _mm512_abs_ps(a);
 }
-VP_INLINE vf vf_less(vf a, vf b, vf yes, vf no) /* a < b ? yes : no */
+VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
-    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+    return _mm512_mask_mov_ps(no, _mm512_movepi32_mask(_mm512_castps_si512(a)), yes);
 }
-VP_INLINE vf vf_round(vf a)
+/* The bits, 23 places to the left: see vf_two_to. */
+VP_INLINE vf vf_raise(vf a)
 {
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-/* a * 2^n for integral n in [-150, 128]. */
-VP_INLINE vf vf_ldexp(vf a, vf n)
-{
-    return _mm512_scalef_ps(a, n);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -191,26 +187,13 @@ VP_INLINE vf vf_abs(vf a)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
-VP_INLINE vf vf_less(vf a, vf b, vf yes, vf no) /* a < b ? yes : no */
+VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
-    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+    return _mm256_blendv_ps(no, yes, a);
 }
-VP_INLINE vf vf_round(vf a)
+VP_INLINE vf vf_raise(vf a)
 {
-    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-VP_INLINE vf vf_exponent(__m256i n)
-{
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-}
-VP_INLINE vf vf_ldexp(vf a, vf n)
-{
-    /* In two steps, so that results below the normal range round instead of wrapping. */
-    const __m256i whole = _mm256_cvtps_epi32(n);
-    const __m256i half = _mm256_srai_epi32(whole, 1);
-    a = _mm256_mul_ps(a, vf_exponent(half));
-    return _mm256_mul_ps(a, vf_exponent(_mm256_sub_epi32(whole, half)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -236,6 +219,7 @@ VP_INLINE vf vf_from_u8(const uint8_t *p)
 #define VW 4
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vp_vi __attribute__((vector_size(16)));
+typedef uint32_t vp_ui __attribute__((vector_size(16)));
 
 VP_INLINE vf vf_set(float a)
 {
@@ -311,22 +295,13 @@ VP_INLINE vf vf_abs(vf a)
 {
     return (vf)((vp_vi)a & 0x7fffffff);
 }
-VP_INLINE vf vf_less(vf a, vf b, vf yes, vf no)
+VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
-    return vf_select(a < b, yes, no);
+    return vf_select((vp_vi)a >> 31, yes, no);
 }
-VP_INLINE vf vf_round(vf a) /* |a| < 2^22 */
+VP_INLINE vf vf_raise(vf a)
 {
-    const vf magic = vf_set(0x1.8p23f);
-    volatile vf shifted = a + magic; /* volatile: the compiler must not fold it away */
-    return shifted - magic;
-}
-VP_INLINE vf vf_ldexp(vf a, vf n)
-{
-    const vp_vi whole = __builtin_convertvector(n, vp_vi);
-    const vp_vi half = whole >> 1;
-    a = a * (vf)((half + 127) << 23);
-    return a * (vf)((whole - half + 127) << 23);
+    return (vf)((vp_ui)a << 23);
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -343,24 +318,56 @@ VP_INLINE vf vf_from_u8(const uint8_t *p)
 }
 #endif
 
-/* e^x to 1 ulp or so: 0 below -104, +inf above 88.73; NaN stays NaN. x = n ln 2 + r, then a
+/* VP_SHIFT + x is VP_SHIFT + n, n being x rounded to an integer, for n in [-127, 128]; its
+ * lowest bits are 127 + n, the exponent of 2^n. So a rounding and a power take four
+ * operations on any target. 2^-127 comes out as 0, 2^128 as infinity. */
+#define VP_SHIFT (0x1.8p23f + 127.0f)
+VP_INLINE vf vf_two_to(vf shifted)
+{
+    return vf_raise(shifted);
+}
+VP_INLINE vf vf_whole(vf shifted) /* n */
+{
+    return vf_sub(shifted, vf_set(VP_SHIFT));
+}
+
+/* 2^x for x <= 127, 2e-9 and the rounding of seven operations off: 0 below -126.5; NaN stays
+ * NaN. The polynomial is our own minimax fit on [-1/2, 1/2]. */
+VP_INLINE vf vf_exp2(vf x)
+{
+    x = vf_max(vf_set(-127.0f), x); /* second operand: NaN passes */
+    const vf shifted = vf_add(x, vf_set(VP_SHIFT));
+    const vf r = vf_sub(x, vf_whole(shifted)); /* exact */
+    /* in pairs (Estrin): half the latency of a chain */
+#define PAIR(b, a) vf_fma(vf_set(b), r, vf_set(a))
+    const vf r2 = vf_mul(r, r);
+    vf p = vf_fma(vf_set(0x1.41d334p-13f), r2, PAIR(0x1.5f456ap-10f, 0x1.3b2dbcp-7f));
+    p = vf_fma(p, r2, PAIR(0x1.c6aed4p-5f, 0x1.ebfbdap-3f));
+    p = vf_fma(p, r2, PAIR(0x1.62e430p-1f, 1.0f));
+#undef PAIR
+    return vf_mul(p, vf_two_to(shifted));
+}
+
+/* e^x to 1 ulp or so: 0 below -87.7, +inf above 88.38; NaN stays NaN. x = n ln 2 + r, then a
  * polynomial in r on +-0.347 (our own minimax fit, 1.9e-9). */
 VP_INLINE vf vf_exp(vf x)
 {
     /* second operand of min/max: NaN passes */
-    x = vf_max(vf_set(-104.0f), vf_min(vf_set(89.0f), x));
-    const vf n = vf_round(vf_mul(x, vf_set(0x1.715476p+0f)));
-    vf r = vf_fnma(n, vf_set(0x1.62e000p-1f),
-                   x); /* ln 2, high part: n times it is exact */
-    r = vf_fnma(n, vf_set(0x1.0bfbe8p-15f), r); /* ln 2, the rest */
-    vf p = vf_set(0x1.6ab920p-10f);
-    p = vf_fma(p, r, vf_set(0x1.126d64p-7f));
-    p = vf_fma(p, r, vf_set(0x1.55589cp-5f));
-    p = vf_fma(p, r, vf_set(0x1.55540ap-3f));
+    x = vf_max(vf_set(-88.03f), vf_min(vf_set(88.73f), x));
+    const vf shifted = vf_fma(x, vf_set(0x1.715476p+0f), vf_set(VP_SHIFT));
+    const vf n = vf_whole(shifted);
+    /* ln 2, high part: n times it is exact; then the rest */
+    vf r = vf_fnma(n, vf_set(0x1.62e000p-1f), x);
+    r = vf_fnma(n, vf_set(0x1.0bfbe8p-15f), r);
+    /* in pairs (Estrin): half the latency of a chain */
+#define PAIR(b, a) vf_fma(vf_set(b), r, vf_set(a))
+    const vf r2 = vf_mul(r, r);
+    vf p = PAIR(0x1.6ab920p-10f, 0x1.126d64p-7f);
+    p = vf_fma(p, r2, PAIR(0x1.55589cp-5f, 0x1.55540ap-3f));
     p = vf_fma(p, r, vf_set(0x1.fffffap-2f));
-    p = vf_fma(p, r, vf_set(1.0f));
-    p = vf_fma(p, r, vf_set(1.0f));
-    return vf_ldexp(p, n);
+    p = vf_fma(p, r2, vf_add(r, vf_set(1.0f)));
+#undef PAIR
+    return vf_mul(p, vf_two_to(shifted));
 }
 
 #endif
