@@ -23,6 +23,7 @@
 #define VP_UKRS(X)                         \
     X(vp_gemm_f32f32_blis__baseline, any)  \
     X(vp_gemm_f32f32_blis__avx2, x86)      \
+    X(vp_gemm_f32f32_6x16x1__avx2, x86)    \
     X(vp_gemm_f32f32_14x32x1__avx512, x86) \
     X(vp_gemm_f32f32_32x32x32__amx, x86)
 
@@ -117,6 +118,10 @@ static inline void vp_ukr_run(const vp_ukr *ukr, size_t piece, size_t rows, size
                               const void *a, size_t lda, const void *b, float *c,
                               size_t ldc, bool accumulate, vp_ahead *ahead)
 {
+    if (k <= piece) { /* a small tile takes about as long as the divisions below */
+        ukr->run(ukr, rows, k, a, lda, b, c, ldc, accumulate, ahead);
+        return;
+    }
     const size_t pieces = vp_ceil_div(k, piece), steps = vp_ceil_div(k, ukr->kr);
     for (size_t i = 0, k0 = 0; i < pieces; i++) {
         const size_t length = (steps / pieces + (i < steps % pieces)) * ukr->kr;
