@@ -202,7 +202,7 @@ static double measure_product(const vp_ukr *ukr)
     }
     vp_pack(&w, numbers);
     product p = {.run = {.team = &team, .kernels = vp_kernels_for(ukr->target)}};
-    vp_scratch_max(&p.run.per_worker, vp_gemm_scratch(&w, 1, m, false));
+    vp_scratch_max(&p.run.per_worker, vp_gemm_scratch(&w, m, false));
     p.run.scratch = memory(p.run.per_worker);
     p.gemm = (vp_gemm){.m = m, .a = a, .lda = vp_row_stride(width), .w = &w};
     p.gemm.finish = (vp_finish){.out = out, .out_stride = vp_row_stride(width)};

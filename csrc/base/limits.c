@@ -2,6 +2,7 @@
 #include "base/limits.h"
 
 #include "base/parallel.h"
+#include "base/sizes.h"
 
 static vp_limits asked; /* under the global lock */
 
@@ -10,14 +11,14 @@ static size_t or_default(size_t asked_for, size_t otherwise)
     return asked_for != 0 ? asked_for : otherwise;
 }
 
-vp_limits vp_limits_get(void)
+vp_limits vp_limits_get(size_t workers)
 {
     vp_global_lock();
     const vp_limits limits = asked;
     vp_global_unlock();
-    return (vp_limits){or_default(limits.chunk_bytes, (size_t)12 << 20),
+    return (vp_limits){or_default(limits.chunk_bytes, vp_max(3, workers) << 22),
                        or_default(limits.block_keys, 512),
-                       or_default(limits.block_queries, 448)};
+                       or_default(limits.block_queries, 2048)};
 }
 
 void vp_limits_set(vp_limits limits)

@@ -7,7 +7,8 @@
 
 typedef struct {
     /* A larger batch goes through in chunks of about this many bytes of activations:
-     * scratch stays bounded, and they stay in a last-level cache. */
+     * scratch stays bounded, and they stay in a last-level cache. A larger team has more
+     * of that cache, and needs more rows. */
     size_t chunk_bytes;
     /* Keys at a time in attention: packed keys and values, and a strip's scores, stay in L2
      * and L1. A sum's order depends on it. */
@@ -17,8 +18,8 @@ typedef struct {
     size_t block_queries;
 } vp_limits;
 
-/* The limits of passes that begin now. */
-vp_limits vp_limits_get(void);
+/* The limits of a pass that begins now, with so many workers. */
+vp_limits vp_limits_get(size_t workers);
 
 /* For tests alone, so that small models go through every loop; 0: the default. A pass that
  * has begun keeps its limits. */

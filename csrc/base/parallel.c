@@ -25,13 +25,19 @@
 /* A spinning thread looks at the clock, and offers its core, every so many turns. */
 #define SPIN_TURNS 256
 
-/* A ticket is (loop number << 36 | items taken from the back << 18 | from the front).
- * CLOSED as the counts means that the loop's fields are being written, so a late worker can
- * never take an item of a loop whose task it has not read. */
-#define COUNT_BITS 18
+/* Each worker has a share of a loop's items, from which it takes the first and others, when
+ * they have none left, the last. A share is (loop number << 32 | end << 16 | begin); one that
+ * shows an earlier loop has not been touched in this one, and is whole. So nobody has to set
+ * all shares before a loop begins. */
+#define COUNT_BITS 16
 #define LOOP_BITS (2 * COUNT_BITS)
+#define COUNT_MASK (((uint64_t)1 << COUNT_BITS) - 1)
+#define MOST_ITEMS ((size_t)COUNT_MASK)
+/* The ticket of a loop is (loop number << 32), or with CLOSED while its fields are written:
+ * who reads the same ticket before and after them has read that loop's. */
 #define CLOSED (((uint64_t)1 << LOOP_BITS) - 1)
-#define MOST_ITEMS (((size_t)1 << COUNT_BITS) - 2)
+
+#define LINE 64 /* what several write lies in lines of its own */
 
 static struct {
     pthread_mutex_t lock; /* sleeping and thread creation */
@@ -39,17 +45,23 @@ static struct {
     size_t threads;  /* workers alive, besides the callers (under lock) */
     size_t sleeping; /* of those (under lock) */
 
-    atomic_bool held;      /* a caller owns the threads */
-    atomic_bool open;      /* ... and is inside a forward pass */
-    atomic_size_t callers; /* forward passes under way, owner or alone */
-    atomic_size_t limit;   /* num_threads; 0: not yet decided */
+    atomic_bool held;        /* a caller owns the threads */
+    atomic_bool open;        /* ... and is inside a forward pass */
+    atomic_size_t callers;   /* forward passes under way, owner or alone */
+    atomic_size_t limit;     /* num_threads; 0: not yet decided */
+    atomic_size_t team_size; /* workers of this team, the owner included */
 
-    atomic_uint_fast64_t ticket;
+    /* the loop, written by the owner */
+    _Alignas(LINE) atomic_uint_fast64_t ticket;
     _Atomic(vp_task) task;
     _Atomic(void *) ctx;
-    atomic_size_t items;
-    atomic_size_t team_size; /* workers of this team, the owner included */
-    atomic_size_t done;
+    atomic_size_t items, workers;
+
+    _Alignas(LINE) atomic_size_t done;
+
+    struct {
+        _Alignas(LINE) atomic_uint_fast64_t items;
+    } share[VP_MAX_THREADS];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static pthread_mutex_t global = PTHREAD_MUTEX_INITIALIZER;
@@ -76,7 +88,7 @@ static void after_fork_child(void)
     atomic_store(&pool.held, false);
     atomic_store(&pool.open, false);
     atomic_store(&pool.callers, 0);
-    atomic_store(&pool.ticket, CLOSED);
+    atomic_fetch_or(&pool.ticket, CLOSED); /* the shares go on counting loops */
     pthread_mutex_unlock(&global);
 }
 
@@ -123,30 +135,77 @@ static bool is_closed(uint64_t ticket)
     return (ticket & CLOSED) == CLOSED;
 }
 
-/* Takes items of the loop `ticket` belongs to until none is left. */
-static void take_items(uint64_t ticket, size_t worker)
+/* A loop as a worker sees it. */
+typedef struct {
+    uint64_t ticket;
+    vp_task task;
+    void *ctx;
+    size_t items, workers;
+} loop;
+
+/* The fields of the loop with this ticket; false: it has ended. */
+static bool read_loop(uint64_t ticket, loop *l)
 {
-    const uint64_t loop = ticket >> LOOP_BITS;
-    const bool from_back = worker % 2 != 0;
-    /* Acquire: who sees a field of the next loop sees that loop's ticket too. */
-    const vp_task task = atomic_load_explicit(&pool.task, memory_order_acquire);
-    void *ctx = atomic_load_explicit(&pool.ctx, memory_order_acquire);
-    const size_t items = atomic_load_explicit(&pool.items, memory_order_acquire);
+    l->ticket = ticket;
+    l->task = atomic_load_explicit(&pool.task, memory_order_acquire);
+    l->ctx = atomic_load_explicit(&pool.ctx, memory_order_acquire);
+    l->items = atomic_load_explicit(&pool.items, memory_order_acquire);
+    l->workers = atomic_load_explicit(&pool.workers, memory_order_acquire);
+    return atomic_load_explicit(&pool.ticket, memory_order_relaxed) == ticket;
+}
+
+/* The first item of a worker's share. */
+static size_t share_start(size_t items, size_t workers, size_t worker)
+{
+    return worker * items / workers;
+}
+
+/* Takes an item from a worker's share, the first or the last of what is left. It cannot be
+ * one of a loop that has ended: by then that share, having had an item, shows this loop. */
+static bool take_item(const loop *l, size_t worker, bool first, size_t *item)
+{
+    atomic_uint_fast64_t *share = &pool.share[worker].items;
+    uint64_t was = atomic_load_explicit(share, memory_order_acquire);
     for (;;) {
-        const size_t front = ticket & (CLOSED >> COUNT_BITS);
-        const size_t back = (ticket & CLOSED) >> COUNT_BITS;
-        if (ticket >> LOOP_BITS != loop || front + back >= items) {
-            return;
+        uint64_t left = was;
+        const uint32_t age = (uint32_t)((l->ticket >> LOOP_BITS) - (was >> LOOP_BITS));
+        if (age > INT32_MAX) { /* the share of a later loop */
+            return false;
         }
-        const uint64_t taken = ticket + ((uint64_t)1 << (from_back ? COUNT_BITS : 0));
-        /* Succeeds only while this loop is still the current one, so the fields read
-         * above are this loop's. */
-        if (atomic_compare_exchange_weak_explicit(&pool.ticket, &ticket, taken,
-                                                  memory_order_acq_rel,
-                                                  memory_order_acquire)) {
-            task(ctx, from_back ? items - 1 - back : front, worker);
-            atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
-            ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
+        if (age > 0) {
+            left = l->ticket |
+                   share_start(l->items, l->workers, worker + 1) << COUNT_BITS |
+                   share_start(l->items, l->workers, worker);
+        }
+        const size_t begin = left & COUNT_MASK, end = left >> COUNT_BITS & COUNT_MASK;
+        if (begin == end) {
+            return false;
+        }
+        *item = first ? begin : end - 1;
+        left = first ? left + 1 : left - ((uint64_t)1 << COUNT_BITS);
+        if (atomic_compare_exchange_weak_explicit(
+                share, &was, left, memory_order_acq_rel, memory_order_acquire)) {
+            return true;
+        }
+    }
+}
+
+/* Works for a loop until no item of it is left: the worker's own first, then the others',
+ * beginning with its neighbour's. */
+static void take_items(const loop *l, size_t worker)
+{
+    for (size_t i = 0; i < l->workers; i++) {
+        const size_t from = (worker + i) % l->workers;
+        size_t item, count = 0;
+        while (take_item(l, from, i == 0, &item)) {
+            l->task(l->ctx, item, worker);
+            count++;
+        }
+        if (count > 0) {
+            atomic_fetch_add_explicit(&pool.done, count, memory_order_release);
+        }
+        if (atomic_load_explicit(&pool.ticket, memory_order_relaxed) != l->ticket) {
+            return; /* the next loop has begun */
         }
     }
 }
@@ -186,7 +245,10 @@ static void *worker_main(void *argument)
             }
         }
         seen = ticket;
-        take_items(ticket, index);
+        loop l;
+        if (read_loop(ticket, &l) && index < l.workers) {
+            take_items(&l, index);
+        }
     }
     return NULL;
 }
@@ -243,6 +305,16 @@ static void wake_workers(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
+/* Shares that a smaller team has not used for long get a recent loop number: an age counts
+ * to 2^31. */
+static void renew_shares(size_t from, size_t to)
+{
+    const uint64_t ticket = atomic_load(&pool.ticket) & ~CLOSED;
+    for (size_t worker = from; worker < to; worker++) {
+        atomic_store(&pool.share[worker].items, ticket);
+    }
+}
+
 size_t vp_team_open(vp_team *team)
 {
     pthread_once(&fork_handlers, install_fork_handlers);
@@ -252,6 +324,7 @@ size_t vp_team_open(vp_team *team)
     team->workers = 1;
     if (team->owner) {
         team->workers += start_workers(limit - 1);
+        renew_shares(atomic_load(&pool.team_size), team->workers);
         atomic_store(&pool.team_size, team->workers);
         atomic_store(&pool.open, true);
         wake_workers();
@@ -273,11 +346,8 @@ void vp_team_close(vp_team *team)
 
 size_t vp_parallel_next(const vp_team *team, size_t items, size_t item, size_t worker)
 {
-    const size_t from_front = (team->workers + 1) / 2, from_back = team->workers / 2;
-    if (worker % 2 != 0) {
-        return item >= from_back ? item - from_back : items;
-    }
-    return items - item > from_front ? item + from_front : items;
+    const size_t end = share_start(items, team->workers, worker + 1);
+    return item + 1 < end ? item + 1 : items;
 }
 
 void vp_parallel_for(vp_team *team, size_t items, vp_task task, void *ctx)
@@ -288,15 +358,20 @@ void vp_parallel_for(vp_team *team, size_t items, vp_task task, void *ctx)
         }
         return;
     }
-    const uint64_t loop = (atomic_load(&pool.ticket) >> LOOP_BITS) + 1;
-    const uint64_t ticket = loop << LOOP_BITS;
-    atomic_store_explicit(&pool.ticket, ticket | CLOSED, memory_order_seq_cst);
+    const loop l = {.ticket = ((atomic_load(&pool.ticket) >> LOOP_BITS) + 1)
+                              << LOOP_BITS,
+                    .task = task,
+                    .ctx = ctx,
+                    .items = items,
+                    .workers = team->workers};
+    atomic_store_explicit(&pool.ticket, l.ticket | CLOSED, memory_order_seq_cst);
     atomic_store_explicit(&pool.task, task, memory_order_release);
     atomic_store_explicit(&pool.ctx, ctx, memory_order_release);
     atomic_store_explicit(&pool.items, items, memory_order_release);
+    atomic_store_explicit(&pool.workers, l.workers, memory_order_release);
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool.ticket, ticket, memory_order_release);
-    take_items(ticket, 0);
+    atomic_store_explicit(&pool.ticket, l.ticket, memory_order_release);
+    take_items(&l, 0);
     for (unsigned turn = 1;
          atomic_load_explicit(&pool.done, memory_order_acquire) < items; turn++) {
         cpu_relax();

@@ -4,10 +4,10 @@
  *     vp_parallel_for(&team, items, task, ctx);  // returns when every item is done
  *     vp_team_close(&team);
  *
- * Items are handed out one at a time to whoever is free, so a slow core costs at most one
- * item. Workers with even numbers take them from the front, odd ones from the back: two
- * have the same halves of one loop after another, and what they read next is in their own
- * caches. Results must not depend on who ran what. Inside an open team a waiting
+ * Items are handed out one at a time, so a slow core costs at most one. Each worker begins
+ * with its own share of neighbouring items, the same part of one loop after another, so that
+ * what it reads next is in its own caches; then it helps its neighbours. Results must not
+ * depend on who ran what. Inside an open team a waiting
  * thread spins; after it, it spins a moment longer and then sleeps.
  *
  * Only one caller holds the threads at a time: a second one runs alone, at once, without

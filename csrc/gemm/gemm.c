@@ -16,41 +16,59 @@
  * for the next block, whose strips are packed for all of the group. */
 #define GROUP_PANELS_PACKED ((size_t)16)
 
+/* Bytes of a tile that a core's store buffer takes beside the rest. */
+#define STORE_BUFFER ((size_t)16 * VP_ALIGN)
+
 /* Rows are cut into strips of nearly equal height (no padding), strips into blocks; an item
  * of work is one block of rows times one group of panels. */
 typedef struct {
+    size_t first_panel, last_panel;
     size_t strips, blocks, group, groups;
     size_t
         strip_rows; /* height of the first `tall` strips; the rest have one row fewer */
     size_t tall;
-    /* Where strips are packed: each worker packs what it multiplies (packs_apart), or each
-     * strip is packed once. */
-    bool apart, together;
 } schedule;
 
-static size_t group_panels(const vp_packed *w, size_t row_blocks, size_t workers)
+static size_t group_panels(const vp_packed *w, size_t panels, size_t row_blocks,
+                           size_t workers)
 {
     if (w->ukr->pack_strip == NULL) {
-        const size_t group = row_blocks * w->panels / (ITEMS_PER_WORKER * workers);
+        const size_t group = row_blocks * panels / (ITEMS_PER_WORKER * workers);
         return group < 1 ? 1 : vp_min(group, GROUP_PANELS);
     }
     /* As few items as keep all workers busy, since each may pack its strips. */
     const bool one_block = vp_packed_blocks(w) == 1;
-    const size_t most = one_block ? w->panels : GROUP_PANELS_PACKED;
+    const size_t most = one_block ? panels : GROUP_PANELS_PACKED;
     const size_t wanted =
         one_block && row_blocks < 2 * workers ? ITEMS_PER_WORKER * workers : workers;
-    size_t groups = vp_ceil_div(w->panels, most);
-    while (groups < w->panels &&
+    size_t groups = vp_ceil_div(panels, most);
+    while (groups < panels &&
            (row_blocks * groups < wanted || row_blocks * groups % workers != 0)) {
         groups++;
     }
-    return vp_ceil_div(w->panels, groups);
+    return vp_ceil_div(panels, groups);
 }
 
-static schedule schedule_of(const vp_packed *w, size_t m, size_t workers)
+/* How many blocks of rows a large team should have at least. With r of them its workers
+ * together read the rows workers / r times, and the weights r times: m workers / r + n r is
+ * least where r is sqrt(m workers / n). */
+static size_t team_blocks(size_t m, size_t n, size_t workers)
 {
-    const vp_ukr *ukr = w->ukr;
+    size_t r = 1;
+    while ((r + 1) * (r + 1) * n <= m * workers) {
+        r++;
+    }
+    return r;
+}
+
+static schedule schedule_of(const vp_gemm *gemm, size_t workers)
+{
+    const vp_ukr *ukr = gemm->w->ukr;
+    const size_t m = gemm->m;
     schedule s;
+    s.first_panel = gemm->first_panel;
+    s.last_panel = gemm->last_panel > 0 ? gemm->last_panel : gemm->w->panels;
+    const size_t panels = s.last_panel - s.first_panel;
     s.strips = vp_ceil_div(m, ukr->mr);
     if (ukr->pack_strip != NULL) { /* packed strips have full height but for the last */
         s.strip_rows = ukr->mr;
@@ -59,11 +77,11 @@ static schedule schedule_of(const vp_packed *w, size_t m, size_t workers)
         s.strip_rows = vp_ceil_div(m, s.strips);
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
-    s.apart = ukr->pack_strip != NULL && workers <= ukr->packs_apart;
-    s.together = ukr->pack_strip != NULL && !s.apart;
     s.blocks = vp_ceil_div(s.strips, vp_ceil_div(BLOCK_ROWS, ukr->mr));
-    s.group = group_panels(w, s.blocks, workers);
-    s.groups = vp_ceil_div(w->panels, s.group);
+    s.blocks = vp_max(s.blocks, team_blocks(m, panels * ukr->nr, workers));
+    s.blocks = vp_min(s.blocks, s.strips);
+    s.group = group_panels(gemm->w, panels, s.blocks, workers);
+    s.groups = vp_ceil_div(panels, s.group);
     return s;
 }
 
@@ -90,24 +108,20 @@ typedef struct {
     vp_ahead
         next[2];    /* the panel of w, and of the gate, that is split or being split */
     void *other[2]; /* room for the panel after it */
-    /* Packed strips: of one block of rows and of k ([strip][k, filled up]), with which block
-     * that is (SIZE_MAX: none); in a larger team a share of all strips, with all of k
-     * ([strip][block of k][k, filled up]). strip_bytes for each k. */
+    /* Packed strips of one block of rows and of k, [strip][k, filled up], strip_bytes for
+     * each k; which block that is (SIZE_MAX: none). Each worker packs what it multiplies, into
+     * its own L2: quicker than to fetch what another core has packed. */
     char *strips;
     size_t packed_rows, packed_k;
     float *sums; /* [panel of the group][strip][w, gate][mr][nr] */
 } workspace;
 
 /* Lays a workspace out at base for m rows; at NULL it only measures. Returns bytes. */
-static size_t lay_out(const vp_packed *w, size_t m, bool gated, size_t workers,
-                      void *base)
+static size_t lay_out(const vp_packed *w, size_t m, bool gated, void *base)
 {
     const vp_ukr *ukr = w->ukr;
     const size_t gates = gated ? 2 : 1, all = vp_ceil_div(m, ukr->mr);
     const size_t strips = vp_min(all, vp_ceil_div(BLOCK_ROWS, ukr->mr));
-    const size_t packed = workers <= ukr->packs_apart
-                              ? strips * w->kc
-                              : vp_ceil_div(all, workers) * vp_round_up(w->k, ukr->kr);
     const size_t group = ukr->pack_strip != NULL ? GROUP_PANELS_PACKED : GROUP_PANELS;
     const size_t slots = w->kc >= w->k ? 1 : group * strips;
     vp_arena arena = {.base = base, .capacity = SIZE_MAX};
@@ -118,7 +132,7 @@ static size_t lay_out(const vp_packed *w, size_t m, bool gated, size_t workers,
         at.other[g] = vp_arena_take(&arena, ukr->panel_bytes * w->kc);
     }
     if (ukr->pack_strip != NULL) {
-        at.strips = vp_arena_take(&arena, packed * ukr->strip_bytes);
+        at.strips = vp_arena_take(&arena, strips * w->kc * ukr->strip_bytes);
     }
     at.sums = vp_arena_floats(&arena, slots * gates * tile_length(ukr));
     if (base != NULL) {
@@ -127,9 +141,9 @@ static size_t lay_out(const vp_packed *w, size_t m, bool gated, size_t workers,
     return arena.used;
 }
 
-size_t vp_gemm_scratch(const vp_packed *w, size_t workers, size_t m, bool gated)
+size_t vp_gemm_scratch(const vp_packed *w, size_t m, bool gated)
 {
-    return lay_out(w, m, gated, workers, NULL);
+    return lay_out(w, m, gated, NULL);
 }
 
 typedef struct {
@@ -143,52 +157,30 @@ static workspace *workspace_of(const job *j, size_t worker)
     return vp_run_worker(j->run, worker);
 }
 
-/* Where block k_block of a strip is, or will be, packed for the worker with this workspace. */
-static void *packed_strip(const job *j, const workspace *at, size_t strip,
-                          size_t k_block)
+/* Where a strip of the packed block is, or will be. */
+static void *packed_strip(const vp_packed *w, const workspace *at, size_t strip)
 {
-    const vp_packed *w = j->gemm->w;
-    const vp_ukr *ukr = w->ukr;
-    if (j->schedule.apart) {
-        const size_t depth = vp_round_up(vp_packed_block_length(w, k_block), ukr->kr);
-        return at->strips + (strip - at->packed_rows) * depth * ukr->strip_bytes;
-    }
-    const size_t depth = vp_round_up(w->k, ukr->kr), workers = j->run->team->workers;
-    return workspace_of(j, strip % workers)->strips +
-           (strip / workers * depth + k_block * w->kc) * ukr->strip_bytes;
+    const size_t depth =
+        vp_round_up(vp_packed_block_length(w, at->packed_k), w->ukr->kr);
+    return at->strips + (strip - at->packed_rows) * depth * w->ukr->strip_bytes;
 }
 
-static void pack_strip(const job *j, const workspace *at, size_t strip, size_t k_block)
-{
-    const vp_gemm *gemm = j->gemm;
-    const vp_packed *w = gemm->w;
-    const size_t row = strip * w->ukr->mr;
-    w->ukr->pack_strip(w->ukr, packed_strip(j, at, strip, k_block),
-                       gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
-                       vp_min(gemm->m - row, w->ukr->mr),
-                       vp_packed_block_length(w, k_block));
-}
-
-/* One strip, with all of k, for all workers. */
-static void pack_task(void *ctx, size_t strip, size_t worker)
-{
-    const job *j = ctx;
-    for (size_t b = 0; b < vp_packed_blocks(j->gemm->w); b++) {
-        pack_strip(j, workspace_of(j, worker), strip, b);
-    }
-}
-
-/* Packs a block of rows and of k for one worker, unless it is what is packed. */
-static void pack_block(const job *j, workspace *at, size_t first, size_t last,
+/* Packs a block of rows and of k, unless it is what is packed. */
+static void pack_block(const vp_gemm *gemm, workspace *at, size_t first, size_t last,
                        size_t k_block)
 {
+    const vp_packed *w = gemm->w;
     if (at->packed_rows == first && at->packed_k == k_block) {
         return;
     }
     at->packed_rows = first;
     at->packed_k = k_block;
     for (size_t strip = first; strip < last; strip++) {
-        pack_strip(j, at, strip, k_block);
+        const size_t row = strip * w->ukr->mr;
+        w->ukr->pack_strip(w->ukr, packed_strip(w, at, strip),
+                           gemm->a + row * gemm->lda + k_block * w->kc, gemm->lda,
+                           vp_min(gemm->m - row, w->ukr->mr),
+                           vp_packed_block_length(w, k_block));
     }
 }
 
@@ -206,10 +198,14 @@ static vp_finish finish_at(const vp_finish *f, size_t row, size_t col)
 }
 
 /* Asks for the tile's lines of out, and of a residual elsewhere, before the micro-kernel
- * runs, so that they have arrived when it ends. */
+ * runs, so that they have arrived when it ends. Few lines that are only written need no
+ * asking: they wait in the store buffer. */
 static void fetch_output(const vp_finish *f, size_t row, size_t col, size_t rows,
                          size_t cols)
 {
+    if (f->residual == NULL && rows * cols * sizeof(float) <= STORE_BUFFER) {
+        return;
+    }
     const bool apart = f->residual != NULL && f->residual != f->out;
     for (size_t i = 0; i < rows; i++) {
         for (size_t c = 0; c < cols; c += VP_ALIGN / sizeof(float)) {
@@ -220,6 +216,12 @@ static void fetch_output(const vp_finish *f, size_t row, size_t col, size_t rows
             }
         }
     }
+}
+
+/* The first panel of a work item. */
+static size_t group_start(const schedule *s, size_t item)
+{
+    return s->first_panel + item % s->groups * s->group;
 }
 
 /* What a micro-kernel takes of panel `now` of w (gate: 0) or of the gate (1); begins with
@@ -259,8 +261,8 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const size_t nr = ukr->nr, tile = tile_length(ukr);
     const size_t first = block_start(s, item / s->groups);
     const size_t last = block_start(s, item / s->groups + 1);
-    const size_t panel0 = item % s->groups * s->group;
-    const size_t panel1 = vp_min(panel0 + s->group, w->panels);
+    const size_t panel0 = group_start(s, item);
+    const size_t panel1 = vp_min(panel0 + s->group, s->last_panel);
     const size_t blocks = vp_packed_blocks(w);
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
     const size_t next_item =
@@ -270,8 +272,8 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {
         const size_t k = vp_packed_block_length(w, b);
-        if (s->apart) {
-            pack_block(j, at, first, last, b);
+        if (ukr->pack_strip != NULL) {
+            pack_block(gemm, at, first, last, b);
         }
         for (size_t p = panel0; p < panel1; p++) {
             const size_t now[2] = {b, p};
@@ -280,7 +282,7 @@ static void tile_task(void *ctx, size_t item, size_t worker)
             size_t next[2] = {b, p + 1};
             if (p + 1 == panel1) {
                 next[0] = b + 1 < blocks ? b + 1 : 0;
-                next[1] = b + 1 < blocks ? panel0 : next_item % s->groups * s->group;
+                next[1] = b + 1 < blocks ? panel0 : group_start(s, next_item);
             }
             const void *panel = take_panel(w, at, 0, now, next, last - first);
             const void *gate_panel =
@@ -292,7 +294,7 @@ static void tile_task(void *ctx, size_t item, size_t worker)
                 size_t rows = strip < s->tall ? s->strip_rows : s->strip_rows - 1;
                 rows = vp_min(gemm->m - row, rows);
                 const void *a = ukr->pack_strip != NULL
-                                    ? packed_strip(j, at, strip, b)
+                                    ? packed_strip(w, at, strip)
                                     : gemm->a + row * gemm->lda + b * w->kc;
                 /* One tile is enough where k is one block: it is finished at once. */
                 const size_t slot =
@@ -325,16 +327,12 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
         return;
     }
     const size_t workers = run->team->workers;
-    job j = {
-        .run = run, .gemm = gemm, .schedule = schedule_of(gemm->w, gemm->m, workers)};
+    job j = {.run = run, .gemm = gemm, .schedule = schedule_of(gemm, workers)};
     for (size_t worker = 0; worker < workers; worker++) {
-        const size_t used = lay_out(gemm->w, gemm->m, gemm->gate != NULL, workers,
-                                    vp_run_worker(run, worker));
+        const size_t used =
+            lay_out(gemm->w, gemm->m, gemm->gate != NULL, vp_run_worker(run, worker));
         assert(used <= run->per_worker);
         (void)used;
-    }
-    if (j.schedule.together) {
-        vp_parallel_for(run->team, j.schedule.strips, pack_task, &j);
     }
     vp_parallel_for(run->team, j.schedule.blocks * j.schedule.groups, tile_task, &j);
 }

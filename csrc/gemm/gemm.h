@@ -18,12 +18,14 @@ typedef struct {
     /* NULL, or a second W[n][k] for the same micro-kernel: finish.gate_bias, see vp_finish */
     const vp_packed *gate;
     size_t sum_piece; /* see vp_ukr_run; 0: w->ukr->sum_piece */
+    /* Panels [first_panel, last_panel) alone, the columns of the others left as they are;
+     * last_panel 0: to the end */
+    size_t first_panel, last_panel;
     vp_finish finish; /* pointers of row 0, column 0; `gate` is filled in here */
 } vp_gemm;
 
-/* Bytes that each of a team's workers needs for up to m rows times w, with or without a
- * gate. */
-size_t vp_gemm_scratch(const vp_packed *w, size_t workers, size_t m, bool gated);
+/* Bytes that each worker needs for up to m rows times w, with or without a gate. */
+size_t vp_gemm_scratch(const vp_packed *w, size_t m, bool gated);
 
 /* Runs it; out may be the residual. m may be 0. */
 void vp_gemm_run(const vp_run *run, const vp_gemm *gemm);

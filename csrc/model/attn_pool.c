@@ -16,12 +16,12 @@ size_t vp_attn_pool_scratch(const vp_pass *pass)
 {
     const vp_config *c = pass->config;
     const vp_attn_pool *pool = &pass->vit->pool;
-    const size_t workers = pass->team.workers, n = pass->tokens;
+    const size_t n = pass->tokens;
     size_t need = 0;
     if (c->attn_pool == VP_POOL_MAP) {
         vp_scratch_max(&need, n * sizeof(float));
-        vp_scratch_max(&need, vp_gemm_scratch(&pool->query, workers, n, false));
-        vp_scratch_max(&need, vp_gemm_scratch(&pool->kv.weight->packed[1], workers,
+        vp_scratch_max(&need, vp_gemm_scratch(&pool->query, n, false));
+        vp_scratch_max(&need, vp_gemm_scratch(&pool->kv.weight->packed[1],
                                               pass->batch * c->num_heads, false));
     } else if (c->attn_pool == VP_POOL_PRR) {
         const size_t d = c->embed_dim / c->num_heads;

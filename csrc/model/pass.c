@@ -55,7 +55,7 @@ static size_t products_scratch(const vp_pass *pass, vp_pass_part part)
             const vp_packed *w = &weight->packed[p];
             const bool gated = block && pass->config->mlp != VP_MLP_PLAIN &&
                                w->k == pass->config->embed_dim;
-            vp_scratch_max(&need, vp_gemm_scratch(w, pass->team.workers, rows, gated));
+            vp_scratch_max(&need, vp_gemm_scratch(w, rows, gated));
         }
     }
     return need;
@@ -140,11 +140,10 @@ vp_status vp_pass_open(vp_pass *pass, const vp_vit *vit, vp_workspaces *workspac
     pass->config = &vit->config;
     pass->run.kernels = vp_kernels_get();
     pass->run.ukr = vp_ukr_for(VP_DTYPE_f32);
-    pass->run.limits = vp_limits_get();
+    pass->run.limits = vp_limits_get(vp_team_open(&pass->team));
     pass->run.team = &pass->team;
     pass->batch = chunk_of(pass, batch, tokens);
     pass->tokens = tokens;
-    (void)vp_team_open(&pass->team);
     vp_arena arena = {NULL, 0, 0};
     plan(pass, &arena, part);
     pass->workspaces = workspaces;

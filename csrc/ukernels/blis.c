@@ -100,7 +100,6 @@ static blis_ukr make(const char *name, vp_target target)
                         .sum_piece = 256,
                         .pack_strip = pack_strip,
                         .strip_bytes = rows * sizeof(float),
-                        .packs_apart = 1,
                         .panel_bytes = cols * sizeof(float),
                         .run = run};
     return blis;

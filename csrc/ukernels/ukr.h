@@ -51,9 +51,6 @@ struct vp_ukr {
     void (*pack_strip)(const vp_ukr *ukr, void *strip, const float *a, size_t lda,
                        size_t rows, size_t k);
     size_t strip_bytes;
-    /* In a team of up to so many workers each packs what it multiplies for itself, into its
-     * own L2; a larger one packs every strip once. */
-    size_t packs_apart;
     /* Makes what run takes as b of a packed panel[k][nr], or what run has left to do of it.
      * NULL: run takes the panel itself. Either way panel_bytes lead from one k to the next. */
     void (*split_panel)(vp_ahead *panel);

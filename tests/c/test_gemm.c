@@ -21,6 +21,8 @@ typedef struct {
     unsigned parts;
 } shape;
 
+static size_t first_panel, last_panel; /* of vp_gemm; nought: all of them */
+
 typedef struct {
     float *a, *w, *gate, *bias, *scale, *out, *elsewhere;
     vp_packed packed, packed_gate;
@@ -70,9 +72,14 @@ static void run(const operands *o, const shape *s)
     const size_t workers = vp_team_open(&team);
     vp_run with = {.team = &team, .kernels = vp_kernels_for(ukr->target)};
     const bool gated = (s->parts & 2) != 0;
-    vp_scratch_max(&with.per_worker, vp_gemm_scratch(&o->packed, workers, s->m, gated));
+    vp_scratch_max(&with.per_worker, vp_gemm_scratch(&o->packed, s->m, gated));
     with.scratch = vp_alloc(workers * with.per_worker);
-    vp_gemm gemm = {.m = s->m, .a = o->a, .lda = s->lda, .w = &o->packed};
+    vp_gemm gemm = {.m = s->m,
+                    .a = o->a,
+                    .lda = s->lda,
+                    .w = &o->packed,
+                    .first_panel = first_panel,
+                    .last_panel = last_panel};
     gemm.gate = gated ? &o->packed_gate : NULL;
     gemm.finish = (vp_finish){.out = o->out, .out_stride = s->n};
     gemm.finish.bias = s->parts & 1 ? o->bias : NULL;
@@ -221,6 +228,33 @@ static void check_portions(size_t m, size_t n, size_t k)
     drop(&whole);
 }
 
+/* Some panels alone have the bits that they have among all; the columns of the others are
+ * not written. */
+static void check_panels(size_t m, size_t n, size_t k, unsigned parts)
+{
+    operands whole, some;
+    const shape s = {m, n, k, k, parts};
+    const size_t panels = vp_ceil_div(n, ukr->nr);
+    make(&whole, &s);
+    run(&whole, &s);
+    for (first_panel = 0; first_panel < panels; first_panel++) {
+        for (last_panel = first_panel + 1; last_panel <= panels; last_panel++) {
+            make(&some, &s);
+            run(&some, &s);
+            for (size_t i = 0; i < m * n; i++) {
+                const size_t panel = i % n / ukr->nr;
+                const bool in = panel >= first_panel && panel < last_panel;
+                const float want = in ? whole.out[i] : (float)(i % 17);
+                CHECK(some.out[i] == want, "%s: (%zu, %zu) of panels %zu to %zu",
+                      ukr->name, i / n, i % n, first_panel, last_panel);
+            }
+            drop(&some);
+        }
+    }
+    first_panel = last_panel = 0;
+    drop(&whole);
+}
+
 static void check_unpack(size_t n, size_t k)
 {
     vp_packed packed;
@@ -269,6 +303,11 @@ static void check_ukr(void)
     check_bits(33, 1100, 13);
     check_portions(70, 110, 64);
     check_portions(33, 70, 1100);
+    for (size_t threads = 1; threads <= 4; threads++) {
+        vp_set_num_threads(threads);
+        check_panels(40, 100, 70, 1);
+        check_panels(17, 70, 1100, 31);
+    }
 }
 
 int main(void)

@@ -179,6 +179,26 @@ static void a_second_caller_gets_a_core(void)
     vp_team_close(&first);
 }
 
+/* What follows an item in its worker's share; `items` after the last of one. */
+static void the_next_item_is_in_the_same_share(void)
+{
+    for (size_t workers = 1; workers <= 9; workers++) {
+        const vp_team team = {.workers = workers};
+        for (size_t items = 0; items <= 40; items++) {
+            size_t item = 0;
+            for (size_t worker = 0; worker < workers; worker++) {
+                const size_t end = (worker + 1) * items / workers;
+                for (; item < end; item++) {
+                    const size_t next = vp_parallel_next(&team, items, item, worker);
+                    CHECK(next == (item + 1 < end ? item + 1 : items),
+                          "after %zu of %zu comes %zu for worker %zu of %zu", item,
+                          items, next, worker, workers);
+                }
+            }
+        }
+    }
+}
+
 static void several_callers(size_t count, bool changing)
 {
     pthread_t threads[8], other;
@@ -217,6 +237,7 @@ int main(void)
         vp_team_close(&team);
     }
     CHECK(clashes == 0, "two threads had one worker number %d times", clashes);
+    the_next_item_is_in_the_same_share();
     a_second_caller_gets_a_core();
     for (size_t n = 2; n <= 4; n++) {
         vp_set_num_threads(n);

@@ -53,7 +53,7 @@ static void check_sequence(const vp_ukr *first, const vp_ukr *second)
         check_fill(numbers, WIDTH * WIDTH, 0.2f);
         CHECK(vp_packed_init(&w[i], turn[i % 2], WIDTH, WIDTH) == 0, "no memory");
         vp_pack(&w[i], numbers);
-        vp_scratch_max(&run.per_worker, vp_gemm_scratch(&w[i], workers, ROWS, false));
+        vp_scratch_max(&run.per_worker, vp_gemm_scratch(&w[i], ROWS, false));
     }
     run.scratch = vp_alloc(workers * run.per_worker);
     float *x[2] = {vp_alloc(ROWS * WIDTH * sizeof(float)),
@@ -66,7 +66,7 @@ static void check_sequence(const vp_ukr *first, const vp_ukr *second)
         vp_gemm_run(&run, &gemm);
         vp_run own = run;
         own.per_worker = 0;
-        vp_scratch_max(&own.per_worker, vp_gemm_scratch(&w[i], workers, ROWS, false));
+        vp_scratch_max(&own.per_worker, vp_gemm_scratch(&w[i], ROWS, false));
         own.scratch = vp_alloc(workers * own.per_worker);
         gemm.finish.out = alone;
         vp_gemm_run(&own, &gemm);
