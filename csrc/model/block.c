@@ -98,8 +98,9 @@ static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
     const size_t n = pass->tokens, m = pass->batch * n;
     const size_t nq = token_only ? 1 : n;
     const size_t heads = c->num_heads * (diff ? 2 : 1);
-    norm_heads(pass, &attn->q_norm, m, heads, d, pass->qkv, pass->ldqkv, pass->qkv,
-               pass->ldqkv);
+    const size_t q_rows = pass->batch * nq, q_stride = pass->ldqkv * (n / nq);
+    norm_heads(pass, &attn->q_norm, q_rows, heads, d, pass->qkv, q_stride, pass->qkv,
+               q_stride);
     norm_heads(pass, &attn->k_norm, m, heads, d, pass->qkv + width, pass->ldqkv,
                pass->qkv + width, pass->ldqkv);
     vp_attention at = {.batch = pass->batch,
@@ -134,6 +135,35 @@ static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
     });
 }
 
+/* pass->qkv = qkv(a); with token_only, q for the first token of each image alone, where q
+ * ends at a panel's end. */
+static void project_qkv(vp_pass *pass, const vp_attn *attn, bool token_only)
+{
+    const size_t n = pass->tokens, width = pass->config->embed_dim;
+    const vp_packed *w = &attn->qkv.weight->packed[0];
+    const bool apart = token_only && width % w->ukr->nr == 0;
+    vp_gemm gemm = {.m = pass->batch * n,
+                    .a = pass->a,
+                    .lda = pass->ldx,
+                    .w = w,
+                    .first_panel = apart ? width / w->ukr->nr : 0,
+                    .finish = vp_module_finish(&attn->qkv, pass->qkv, pass->ldqkv)};
+    const double flops =
+        linear_flops(&attn->qkv, gemm.m) -
+        (apart ? linear_flops(&attn->qkv, gemm.m - pass->batch) / 3.0 : 0.0);
+    VP_PROFILED(pass->profile, qkv, flops, {
+        vp_gemm_run(&pass->run, &gemm);
+        if (apart) {
+            gemm.last_panel = gemm.first_panel;
+            gemm.first_panel = 0;
+            gemm.m = pass->batch;
+            gemm.lda *= n;
+            gemm.finish.out_stride *= n;
+            vp_gemm_run(&pass->run, &gemm);
+        }
+    });
+}
+
 /* finish = proj(attention(qkv(a))) */
 void vp_module_attn(vp_pass *pass, const vp_attn *attn, bool token_only,
                     vp_finish finish, float *weights)
@@ -141,10 +171,7 @@ void vp_module_attn(vp_pass *pass, const vp_attn *attn, bool token_only,
     const vp_config *c = pass->config;
     const size_t n = pass->tokens, m = pass->batch * n;
     const size_t rows = token_only ? pass->batch : m;
-    vp_finish into_qkv = vp_module_finish(&attn->qkv, pass->qkv, pass->ldqkv);
-    VP_PROFILED(
-        pass->profile, qkv, linear_flops(&attn->qkv, m),
-        vp_module_linear(pass, &attn->qkv, 0, m, pass->a, pass->ldx, &into_qkv));
+    project_qkv(pass, attn, token_only);
     self_attention(pass, attn, token_only, pass->a, pass->ldx, weights);
     norm_heads(pass, &attn->norm, rows, 1, c->embed_dim, pass->a, pass->ldx, pass->a,
                pass->ldx);
