@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from golden import recipe
 from models import X, small
 
+from vitpool import _core
 from vitpool.model import LayerNorm
 
 BLOCK = 1  # whose weights are looked at: lambda's start depends on the depth
@@ -144,11 +146,19 @@ def test_weights_of_the_prr_pool_are_head_by_head() -> None:
     agree(got, attention(tokens, tokens))
 
 
-# More tokens than attention takes keys (512) or queries (448) at a time.
+# More tokens than attention takes keys at a time (512), or here queries.
 LARGE = {"img_size": 400}
 PICTURE = recipe.picture((2, 3, 400, 400))
 
 
+@pytest.fixture
+def query_blocks() -> Iterator[None]:
+    _core._set_limits(block_queries=448)
+    yield
+    _core._set_limits()
+
+
+@pytest.mark.usefixtures("query_blocks")
 @pytest.mark.parametrize("kind", ["bool", "additive"])
 def test_weights_of_many_tokens_follow_a_mask_of_each_head(kind: str) -> None:
     model = build(**LARGE)
@@ -162,6 +172,7 @@ def test_weights_of_many_tokens_follow_a_mask_of_each_head(kind: str) -> None:
     agree(got, of_qkv(block.attn, rows, BLOCK, mask))
 
 
+@pytest.mark.usefixtures("query_blocks")
 def test_a_causal_mask_of_many_tokens_is_the_lower_triangle() -> None:
     model = build(**LARGE)
     tril = np.tri(626, dtype=bool)
