@@ -85,15 +85,12 @@ def escape(text):
 
 
 def write_results(app):
-    """What benchmarks.md includes: the results' charts and tables, as they are, and
-    index.md's chart of all kinds of CPU.
-    """
+    """What benchmarks.md includes: the results' charts and tables, as they are."""
     from benchmarks import charts, kinds, report
 
     RESULTS.parent.mkdir(exist_ok=True)
     runs = kinds.load(kinds.RESULTS)
-    charts.by_cpu(runs, RESULTS.with_name("docs_by_cpu.png"))
-    text = ["![By kind of CPU](../build/docs_by_cpu.png)"] if runs else []
+    text = ["![By kind of CPU](../benchmarks/results/by_cpu.png)"] if runs else []
     for data in runs:
         name = f"docs_{data['target']}.png"
         charts.chart(data, RESULTS.with_name(name), narrow=True)
