@@ -326,13 +326,15 @@ static size_t case_transpose(const vp_kernels *kernels, const row *r, size_t var
 static size_t case_finish(const vp_kernels *kernels, const row *r, size_t variant,
                           const char **name)
 {
+    /* a row as a tile of 24 rows of 32 */
     static const char *const names[] = {", bias", ", bias and GELU",
                                         ", bias, scale and residual"};
-    vp_finish how = {.bias = r->b, .out = r->y, .out_stride = COLS};
+    vp_finish how = {
+        .bias = r->b, .out = r->y, .out_stride = 32, .residual_stride = 32};
     how.act = variant == 1 ? VP_ACT_GELU : VP_ACT_NONE;
     how.scale = variant == 2 ? r->w : NULL;
     how.residual = variant == 2 ? r->y : NULL;
-    kernels->finish(r->x, COLS, 1, COLS, &how);
+    kernels->finish(r->x, 32, 24, 32, &how);
     *name = variant < 3 ? names[variant] : "";
     return variant < 3 ? (variant < 2 ? 2 : 3) * ROW : 0;
 }
