@@ -2,8 +2,8 @@
  *
  * A micro-kernel multiplies a strip of float32 activations a[rows][k] by one panel of packed
  * weights b[k][nr]. What happens to the two before is its own affair: BLIS's kernels want the
- * strip packed as [k][mr], zero rows added; ours for AVX-512 takes it where it lies; ours for
- * AMX wants strip and panel split into parts. SPDX-License-Identifier: Apache-2.0 */
+ * strip packed as [k][mr], zero rows added; ours for AVX2 and AVX-512 take it where it lies;
+ * ours for AMX wants strip and panel split into parts. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_UKERNELS_UKR_H
 #define VP_UKERNELS_UKR_H
 
