@@ -152,11 +152,6 @@ typedef struct {
     schedule schedule;
 } job;
 
-static workspace *workspace_of(const job *j, size_t worker)
-{
-    return vp_run_worker(j->run, worker);
-}
-
 /* Where a strip of the packed block is, or will be. */
 static void *packed_strip(const vp_packed *w, const workspace *at, size_t strip)
 {
@@ -267,7 +262,7 @@ static void tile_task(void *ctx, size_t item, size_t worker)
     const size_t piece = gemm->sum_piece > 0 ? gemm->sum_piece : ukr->sum_piece;
     const size_t next_item =
         vp_parallel_next(j->run->team, s->blocks * s->groups, item, worker);
-    workspace *at = workspace_of(j, worker);
+    workspace *at = vp_run_worker(j->run, worker);
 
     vp_ukr_enter(ukr);
     for (size_t b = 0; b < blocks; b++) {

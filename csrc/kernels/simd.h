@@ -93,10 +93,10 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
     return _mm512_mask_mov_ps(no, _mm512_movepi32_mask(_mm512_castps_si512(a)), yes);
 }
-/* The bits, 23 places to the left: see vf_two_to. */
-VP_INLINE vf vf_raise(vf a)
+/* 2^n from VP_SHIFT + n, see there. */
+VP_INLINE vf vf_two_to(vf shifted)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -191,9 +191,9 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
     return _mm256_blendv_ps(no, yes, a);
 }
-VP_INLINE vf vf_raise(vf a)
+VP_INLINE vf vf_two_to(vf shifted)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -299,9 +299,9 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 {
     return vf_select((vp_vi)a >> 31, yes, no);
 }
-VP_INLINE vf vf_raise(vf a)
+VP_INLINE vf vf_two_to(vf shifted)
 {
-    return (vf)((vp_ui)a << 23);
+    return (vf)((vp_ui)shifted << 23);
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -322,10 +322,6 @@ VP_INLINE vf vf_from_u8(const uint8_t *p)
  * lowest bits are 127 + n, the exponent of 2^n. So a rounding and a power take four
  * operations on any target. 2^-127 comes out as 0, 2^128 as infinity. */
 #define VP_SHIFT (0x1.8p23f + 127.0f)
-VP_INLINE vf vf_two_to(vf shifted)
-{
-    return vf_raise(shifted);
-}
 VP_INLINE vf vf_whole(vf shifted) /* n */
 {
     return vf_sub(shifted, vf_set(VP_SHIFT));

@@ -5,7 +5,7 @@
  * UNROLL steps of k walks through the panel that comes next, whose weights are still in memory.
  *
  * A source defines VECTOR, PS(op), the intrinsic of that vector, HEIGHTS(X), X(1) to X(MR),
- * and includes this once. SPDX-License-Identifier: Apache-2.0 */
+ * includes this once, and ends with BROADCAST_UKR. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_UKERNELS_BROADCAST_H
 #define VP_UKERNELS_BROADCAST_H
 
@@ -117,5 +117,24 @@ static void run(const vp_ukr *ukr, size_t rows, size_t k, const void *a, size_t 
         break;
     }
 }
+
+/* The function of that name, with a micro-kernel of so many rows for that target. */
+#define BROADCAST_UKR(function, TARGET, ROWS)                         \
+    const vp_ukr *function(void)                                      \
+    {                                                                 \
+        static const vp_ukr ukr = {.name = #function,                 \
+                                   .target = VP_TARGET_##TARGET,      \
+                                   .act = VP_DTYPE_f32,               \
+                                   .weight = VP_DTYPE_f32,            \
+                                   .mr = ROWS,                        \
+                                   .nr = NR,                          \
+                                   .kr = 1,                           \
+                                   .kc = 1024,                        \
+                                   .sum_piece = 256,                  \
+                                   .strip_bytes = sizeof(float),      \
+                                   .panel_bytes = NR * sizeof(float), \
+                                   .run = run};                       \
+        return &ukr;                                                  \
+    }
 
 #endif

@@ -7,19 +7,4 @@
 
 #include "ukernels/broadcast.h"
 
-const vp_ukr *vp_gemm_f32f32_14x32x1__avx512(void)
-{
-    static const vp_ukr ukr = {.name = "vp_gemm_f32f32_14x32x1__avx512",
-                               .target = VP_TARGET_avx512,
-                               .act = VP_DTYPE_f32,
-                               .weight = VP_DTYPE_f32,
-                               .mr = 14,
-                               .nr = NR,
-                               .kr = 1,
-                               .kc = 1024,
-                               .sum_piece = 256,
-                               .strip_bytes = sizeof(float),
-                               .panel_bytes = NR * sizeof(float),
-                               .run = run};
-    return &ukr;
-}
+BROADCAST_UKR(vp_gemm_f32f32_14x32x1__avx512, avx512, 14)

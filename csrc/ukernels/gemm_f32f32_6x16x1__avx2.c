@@ -6,19 +6,4 @@
 
 #include "ukernels/broadcast.h"
 
-const vp_ukr *vp_gemm_f32f32_6x16x1__avx2(void)
-{
-    static const vp_ukr ukr = {.name = "vp_gemm_f32f32_6x16x1__avx2",
-                               .target = VP_TARGET_avx2,
-                               .act = VP_DTYPE_f32,
-                               .weight = VP_DTYPE_f32,
-                               .mr = 6,
-                               .nr = NR,
-                               .kr = 1,
-                               .kc = 1024,
-                               .sum_piece = 256,
-                               .strip_bytes = sizeof(float),
-                               .panel_bytes = NR * sizeof(float),
-                               .run = run};
-    return &ukr;
-}
+BROADCAST_UKR(vp_gemm_f32f32_6x16x1__avx2, avx2, 6)
