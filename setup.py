@@ -252,6 +252,30 @@ def core_units(x86: bool) -> list[Unit]:
     return units
 
 
+def emulated_units(x86: bool) -> list[Unit]:
+    """Some micro-kernels once more, for C tests on a CPU that lacks their instructions.
+
+    AMX's on emulated instructions; AVX-VNNI's in AVX-512's encoding of the same ones.
+    """
+    emulations = {
+        "amx": ["-include", "tests/c/amx_emulated.h"],
+        "avxvnni": ["-mavx512vl", "-mavx512vnni", "-DVEX="],
+    }
+    return [
+        Unit(
+            source,
+            [
+                *["-I", str(CSRC), *TARGETS[TARGETS[name].vectors].flags, *own],
+                f"-Dvp_{source.stem}=vp_{source.stem}_emulated",
+            ],
+            f"{source.parent.name}/{source.stem}_emulated",
+        )
+        for name, own in emulations.items()
+        for source in sorted(CSRC.glob(f"ukernels/*__{name}.c"))
+        if x86
+    ]
+
+
 # One binary serves Python 3.10 and later. Without the GIL there is no stable ABI.
 STABLE_ABI = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
     "Py_GIL_DISABLED"
@@ -312,6 +336,8 @@ class BuildCTests(Command):
         tools = Toolchain(self.distribution.get_version())
         folder = Path(self.source_dir)
         core = tools.compile(core_units(tools.x86))
+        if folder == Path("tests/c"):
+            core += tools.compile(emulated_units(tools.x86))
         flags = ["-I", str(CSRC), "-I", "tests/c", "-UNDEBUG"]
         units = [
             Unit(source, flags, f"{folder}/{source.stem}")

@@ -5,9 +5,9 @@
 #if defined(VP_X86) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include "base/cpuid.h"
-#endif
 
 const char *vp_target_name(vp_target target)
 {
@@ -44,7 +44,25 @@ BUILTIN(avx512f)
 BUILTIN(avx512bw)
 BUILTIN(avx512dq)
 BUILTIN(avx512vl)
+BUILTIN(avx512vnni)
+BUILTIN(avx512bf16)
 #undef BUILTIN
+
+/* Not every compiler's __builtin_cpu_supports knows F16C. avx2, which every target that needs
+ * it needs as well, looks at XCR0. */
+static bool has_f16c(void)
+{
+    vp_cpuid_answer answer;
+    return vp_cpuid(1, 0, &answer) && (answer.ecx >> 29 & 1) != 0;
+}
+
+/* Nor AVX-VNNI, whose target has avx2's vectors. */
+static bool has_avxvnni(void)
+{
+    vp_cpuid_answer answer; /* leaf 7's eax is its last subleaf */
+    return vp_cpuid(7, 0, &answer) && answer.eax >= 1 && vp_cpuid(7, 1, &answer) &&
+           (answer.eax >> 4 & 1) != 0;
+}
 
 #if defined(__linux__)
 /* asm/prctl.h's requests; XCR0's bit for the tiles' contents */
@@ -70,6 +88,11 @@ static bool has_amx_bf16(void)
     return has_bit_of_leaf_7_edx(22);
 }
 
+static bool has_amx_int8(void)
+{
+    return has_bit_of_leaf_7_edx(25);
+}
+
 #else
 static bool has_amx_tile(void)
 {
@@ -77,6 +100,11 @@ static bool has_amx_tile(void)
 }
 
 static bool has_amx_bf16(void)
+{
+    return false;
+}
+
+static bool has_amx_int8(void)
 {
     return false;
 }

@@ -7,8 +7,8 @@
  * architecture  x86, or any
  * vectors       whose table of element-wise kernels it uses: its own, or an earlier target's,
  *               whose features it then needs too
- * features      what the CPU must have, by the compiler's names: NEEDS(avx512_bf16) is
- *               -mavx512-bf16. The reader defines NEEDS.
+ * features      what the CPU must have, by the compiler's names: NEEDS(amx_bf16) is
+ *               -mamx-bf16. The reader defines NEEDS.
  *
  * A target that brings micro-kernels alone names another's vectors, and nothing but those
  * micro-kernels is compiled for it. SPDX-License-Identifier: Apache-2.0 */
@@ -17,11 +17,16 @@
 
 #define VP_TARGETS(X)                                                       \
     X(baseline, any, baseline, ) /* the ABI's floor: SSE2 on x86 */         \
-    X(avx2, x86, avx2, NEEDS(avx2) NEEDS(fma))                              \
+    X(avx2, x86, avx2, NEEDS(avx2) NEEDS(fma) NEEDS(f16c))                  \
+    X(avxvnni, x86, avx2, NEEDS(avxvnni))                                   \
     X(avx512, x86, avx512,                                                  \
       NEEDS(avx2) NEEDS(fma) NEEDS(avx512f) NEEDS(avx512bw) NEEDS(avx512dq) \
           NEEDS(avx512vl))                                                  \
-    X(amx, x86, avx512, NEEDS(amx_tile) NEEDS(amx_bf16))
+    X(avx512vnni, x86, avx512, NEEDS(avx512vnni))                           \
+    X(avx512bf16, x86, avx512, NEEDS(avx512vnni) NEEDS(avx512bf16))         \
+    X(amx, x86, avx512,                                                     \
+      NEEDS(avx512vnni) NEEDS(avx512bf16) NEEDS(amx_tile) NEEDS(amx_bf16)   \
+          NEEDS(amx_int8))
 
 /* VP_ON_x86(...) is its arguments when x86 is what we compile for, else nothing. */
 #define VP_ON_any(...) __VA_ARGS__

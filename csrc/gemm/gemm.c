@@ -5,9 +5,11 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "gemm/operand.h"
 
-/* Rows in a block: with 1,024 inputs its activations fill most of a 1 MiB L2. */
+/* Rows in a block, at most: with 1,024 inputs of float32 they fill most of a 1 MiB L2. */
 #define BLOCK_ROWS ((size_t)210)
+#define BLOCK_BYTES (BLOCK_ROWS * 1024 * sizeof(float))
 /* Panels in a group, at most, and items wanted per worker: small enough to leave no worker
  * idle for long, large enough to read the activations seldom. */
 #define GROUP_PANELS ((size_t)4)
@@ -61,6 +63,17 @@ static size_t team_blocks(size_t m, size_t n, size_t workers)
     return r;
 }
 
+/* Strips of a block of rows, at most. */
+static size_t block_strips(const vp_packed *w)
+{
+    const vp_ukr *ukr = w->ukr;
+    size_t rows = BLOCK_ROWS;
+    if (ukr->rows != VP_ROWS_f32) {
+        rows = vp_min(rows, BLOCK_BYTES / (w->kc * ukr->strip_bytes));
+    }
+    return vp_ceil_div(vp_max(rows, 1), ukr->mr);
+}
+
 static schedule schedule_of(const vp_gemm *gemm, size_t workers)
 {
     const vp_ukr *ukr = gemm->w->ukr;
@@ -77,7 +90,7 @@ static schedule schedule_of(const vp_gemm *gemm, size_t workers)
         s.strip_rows = vp_ceil_div(m, s.strips);
         s.tall = m % s.strips != 0 ? m % s.strips : s.strips;
     }
-    s.blocks = vp_ceil_div(s.strips, vp_ceil_div(BLOCK_ROWS, ukr->mr));
+    s.blocks = vp_ceil_div(s.strips, block_strips(gemm->w));
     s.blocks = vp_max(s.blocks, team_blocks(m, panels * ukr->nr, workers));
     s.blocks = vp_min(s.blocks, s.strips);
     s.group = group_panels(gemm->w, panels, s.blocks, workers);
@@ -121,7 +134,7 @@ static size_t lay_out(const vp_packed *w, size_t m, bool gated, void *base)
 {
     const vp_ukr *ukr = w->ukr;
     const size_t gates = gated ? 2 : 1, all = vp_ceil_div(m, ukr->mr);
-    const size_t strips = vp_min(all, vp_ceil_div(BLOCK_ROWS, ukr->mr));
+    const size_t strips = vp_min(all, block_strips(w));
     const size_t group = ukr->pack_strip != NULL ? GROUP_PANELS_PACKED : GROUP_PANELS;
     const size_t slots = w->kc >= w->k ? 1 : group * strips;
     vp_arena arena = {.base = base, .capacity = SIZE_MAX};
@@ -149,6 +162,7 @@ size_t vp_gemm_scratch(const vp_packed *w, size_t m, bool gated)
 typedef struct {
     const vp_run *run;
     const vp_gemm *gemm;
+    vp_operand operand;
     schedule schedule;
 } job;
 
@@ -245,6 +259,17 @@ static const void *take_panel(const vp_packed *w, workspace *at, size_t gate,
     return panel;
 }
 
+/* A tile of integers, whose scales are those of its rows and of w's columns, to float32. */
+static void dequantize(const job *j, const vp_packed *w, float *c, size_t row,
+                       size_t rows, size_t col, size_t cols)
+{
+    if (vp_dtype_is_int(w->ukr->weight)) {
+        j->run->kernels->dequantize(c, w->ukr->nr, rows, cols, j->operand.scale + row,
+                                    j->operand.zero + row, vp_packed_scale(w) + col,
+                                    vp_packed_sum(w) + col);
+    }
+}
+
 /* One block of rows times one group of panels. */
 static void tile_task(void *ctx, size_t item, size_t worker)
 {
@@ -290,7 +315,9 @@ static void tile_task(void *ctx, size_t item, size_t worker)
                 rows = vp_min(gemm->m - row, rows);
                 const void *a = ukr->pack_strip != NULL
                                     ? packed_strip(w, at, strip)
-                                    : gemm->a + row * gemm->lda + b * w->kc;
+                                    : (const char *)j->operand.rows +
+                                          row * j->operand.stride * sizeof(float) +
+                                          b * w->kc * ukr->strip_bytes;
                 /* One tile is enough where k is one block: it is finished at once. */
                 const size_t slot =
                     blocks == 1 ? 0 : (p - panel0) * (last - first) + (strip - first);
@@ -298,16 +325,20 @@ static void tile_task(void *ctx, size_t item, size_t worker)
                 if (b == blocks - 1) {
                     fetch_output(&gemm->finish, row, col, rows, cols);
                 }
-                vp_ukr_run(ukr, piece, rows, k, a, gemm->lda, panel, c, nr, b > 0,
-                           &at->next[0]);
+                vp_ukr_run(ukr, piece, rows, k, a, j->operand.stride, panel, c, nr,
+                           b > 0, &at->next[0]);
                 if (gate != NULL) {
-                    vp_ukr_run(ukr, piece, rows, k, a, gemm->lda, gate_panel, c + tile,
-                               nr, b > 0, &at->next[1]);
+                    vp_ukr_run(ukr, piece, rows, k, a, j->operand.stride, gate_panel,
+                               c + tile, nr, b > 0, &at->next[1]);
                 }
                 if (b == blocks - 1) {
                     vp_finish finish = finish_at(&gemm->finish, row, col);
                     finish.gate = gate != NULL ? c + tile : NULL;
                     finish.gate_stride = nr;
+                    dequantize(j, w, c, row, rows, col, cols);
+                    if (gate != NULL) {
+                        dequantize(j, gate, c + tile, row, rows, col, cols);
+                    }
                     j->run->kernels->finish(c, nr, rows, cols, &finish);
                 }
             }
@@ -322,7 +353,10 @@ void vp_gemm_run(const vp_run *run, const vp_gemm *gemm)
         return;
     }
     const size_t workers = run->team->workers;
-    job j = {.run = run, .gemm = gemm, .schedule = schedule_of(gemm, workers)};
+    job j = {.run = run,
+             .gemm = gemm,
+             .operand = vp_operand_make(run, gemm->w, gemm->m, gemm->a, gemm->lda),
+             .schedule = schedule_of(gemm, workers)};
     for (size_t worker = 0; worker < workers; worker++) {
         const size_t used =
             lay_out(gemm->w, gemm->m, gemm->gate != NULL, vp_run_worker(run, worker));

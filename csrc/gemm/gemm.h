@@ -24,7 +24,8 @@ typedef struct {
     vp_finish finish; /* pointers of row 0, column 0; `gate` is filled in here */
 } vp_gemm;
 
-/* Bytes that each worker needs for up to m rows times w, with or without a gate. */
+/* Bytes that each worker needs for up to m rows times w, with or without a gate. Where w takes rows
+ * of another type than float32, run->operand is needed too: vp_operand_bytes(w, m). */
 size_t vp_gemm_scratch(const vp_packed *w, size_t m, bool gated);
 
 /* Runs it; out may be the residual. m may be 0. */

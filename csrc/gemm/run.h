@@ -27,6 +27,9 @@ typedef struct {
     vp_counts *counts; /* NULL: nobody counts */
     void *scratch;     /* 64-byte aligned, per_worker bytes for each of the team */
     size_t per_worker; /* a multiple of 64 */
+    void *
+        operand; /* 64-byte aligned: see gemm/operand.h; NULL where no weight needs it */
+    size_t operand_bytes;
 } vp_run;
 
 static inline void *vp_run_worker(const vp_run *run, size_t worker)

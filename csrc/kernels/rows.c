@@ -1,55 +1,11 @@
 /* Kernels that need a whole row: norms and softmax.
  *
- * Compiled once per target. A row's sums run in VW parallel lanes (times CHAINS, to hide
- * the latency of an add), then across the lanes: the order depends on n alone.
+ * Compiled once per target. How a row is summed: kernels/row_sums.h.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "kernels/row_sums.h"
 #include "kernels/target.h"
-
-#define CHAINS 4
-/* Terms of a row that one chain of vectors sums before the pieces are added: rounding
- * errors grow with the length of a chain. */
-#define PIECE ((size_t)512)
-
-/* The sums of d = x[i] - shift and of its square over a row. */
-VP_INLINE void row_sums(const float *x, size_t n, float shift, float *sum,
-                        float *squares)
-{
-    const vf zero = vf_set(0.0f), vshift = vf_set(shift);
-    vf all_sums = zero, all_squares = zero;
-    for (size_t start = 0; start < n; start += PIECE) {
-        const size_t end = n - start < PIECE ? n : start + PIECE;
-        vf s[CHAINS], q[CHAINS];
-        for (size_t c = 0; c < CHAINS; c++) {
-            s[c] = q[c] = zero;
-        }
-        size_t i = start;
-        for (; i + CHAINS * VW <= end; i += CHAINS * VW) {
-            for (size_t c = 0; c < CHAINS; c++) {
-                const vf d = vf_sub(vf_load(x + i + c * VW), vshift);
-                s[c] = vf_add(s[c], d);
-                q[c] = vf_fma(d, d, q[c]);
-            }
-        }
-        for (; i + VW <= end; i += VW) {
-            const vf d = vf_sub(vf_load(x + i), vshift);
-            s[0] = vf_add(s[0], d);
-            q[0] = vf_fma(d, d, q[0]);
-        }
-        if (i < end) {
-            const vf v = vf_sub(vf_load_n(x + i, end - i), vshift);
-            const vf d = vf_keep(v, end - i, zero);
-            s[1] = vf_add(s[1], d);
-            q[1] = vf_fma(d, d, q[1]);
-        }
-        all_sums = vf_add(all_sums, vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
-        all_squares =
-            vf_add(all_squares, vf_add(vf_add(q[0], q[1]), vf_add(q[2], q[3])));
-    }
-    *sum = vf_sum(all_sums);
-    *squares = vf_sum(all_squares);
-}
 
 /* y = ((x - shift) * scale + offset) * w + b */
 VP_INLINE void scale_row(float *y, const float *x, const float *w, const float *b,
@@ -152,8 +108,9 @@ void VP_NAME(softmax)(float *x, size_t n, float scale)
 {
     const float shift = shift_of(row_max(x, n));
     float sum = 0.0f;
-    for (size_t i = 0; i < n; i += PIECE) {
-        sum += exp2_row(x + i, n - i < PIECE ? n - i : PIECE, scale * LOG2E, shift);
+    for (size_t i = 0; i < n; i += VP_PIECE) {
+        sum +=
+            exp2_row(x + i, n - i < VP_PIECE ? n - i : VP_PIECE, scale * LOG2E, shift);
     }
     VP_NAME(axpby)(x, sum == 0.0f ? 0.0f : 1.0f / sum, x, 0.0f, n);
 }

@@ -64,6 +64,10 @@ VP_INLINE vf vf_div(vf a, vf b)
 {
     return _mm512_div_ps(a, b);
 }
+VP_INLINE vf vf_sqrt(vf a)
+{
+    return _mm512_sqrt_ps(a);
+}
 VP_INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return _mm512_fmadd_ps(a, b, c);
@@ -97,6 +101,11 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 VP_INLINE vf vf_two_to(vf shifted)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+}
+/* Lanes 1, 0, 3, 2, ...: each with its neighbour. */
+VP_INLINE vf vf_swap(vf a)
+{
+    return _mm512_permute_ps(a, 0xb1);
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -163,6 +172,10 @@ VP_INLINE vf vf_div(vf a, vf b)
 {
     return _mm256_div_ps(a, b);
 }
+VP_INLINE vf vf_sqrt(vf a)
+{
+    return _mm256_sqrt_ps(a);
+}
 VP_INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
@@ -194,6 +207,10 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 VP_INLINE vf vf_two_to(vf shifted)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
+}
+VP_INLINE vf vf_swap(vf a)
+{
+    return _mm256_permute_ps(a, 0xb1);
 }
 VP_INLINE float vf_sum(vf a)
 {
@@ -271,6 +288,10 @@ VP_INLINE vf vf_div(vf a, vf b)
 {
     return a / b;
 }
+VP_INLINE vf vf_sqrt(vf a)
+{
+    return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])};
+}
 VP_INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return a * b + c;
@@ -302,6 +323,10 @@ VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
 VP_INLINE vf vf_two_to(vf shifted)
 {
     return (vf)((vp_ui)shifted << 23);
+}
+VP_INLINE vf vf_swap(vf a)
+{
+    return (vf){a[1], a[0], a[3], a[2]};
 }
 VP_INLINE float vf_sum(vf a)
 {

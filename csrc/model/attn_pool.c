@@ -21,8 +21,9 @@ size_t vp_attn_pool_scratch(const vp_pass *pass)
     if (c->attn_pool == VP_POOL_MAP) {
         vp_scratch_max(&need, n * sizeof(float));
         vp_scratch_max(&need, vp_gemm_scratch(&pool->query, n, false));
-        vp_scratch_max(&need, vp_gemm_scratch(&pool->kv.weight->packed[1],
-                                              pass->batch * c->num_heads, false));
+        vp_scratch_max(&need,
+                       vp_gemm_scratch(&pool->kv.weight->packed[1],
+                                       pass->batch * vp_config_pool_heads(c), false));
     } else if (c->attn_pool == VP_POOL_PRR) {
         const size_t d = c->embed_dim / c->num_heads;
         vp_scratch_max(&need, vp_attention_scratch(&pass->run, n, d, d));
@@ -38,14 +39,14 @@ vp_status vp_attn_pool_finish(vp_vit *vit, vp_error *err)
     if (c->attn_pool != VP_POOL_MAP) {
         return VP_OK;
     }
-    const size_t width = c->embed_dim, d = width / c->num_heads;
+    const size_t width = c->embed_dim, heads = vp_config_pool_heads(c);
+    const size_t d = width / heads;
     const size_t bytes = vp_size_mul(vp_size_mul(width, width), 2 * sizeof(float));
-    float *w = vp_alloc(bytes), *query = vp_alloc(c->num_heads * width * sizeof(float));
+    float *w = vp_alloc(bytes), *query = vp_alloc(heads * width * sizeof(float));
     double *sums = vp_alloc(width * sizeof(double));
     vp_status status = VP_OK;
     if (w == NULL || query == NULL || sums == NULL ||
-        vp_packed_init(&pool->query, pool->kv.weight->packed[0].ukr, c->num_heads,
-                       width) != 0) {
+        vp_packed_init(&pool->query, vp_ukr_for(VP_DTYPE_f32), heads, width) != 0) {
         status = vp_fail_memory(err, "the folded latent query", bytes);
         goto done;
     }
@@ -59,7 +60,7 @@ vp_status vp_attn_pool_finish(vp_vit *vit, vp_error *err)
         sums[i] = q;
     }
     vp_weight_get(pool->kv.weight, w);
-    for (size_t h = 0; h < c->num_heads; h++) {
+    for (size_t h = 0; h < heads; h++) {
         for (size_t j = 0; j < width; j++) {
             double total = 0.0;
             for (size_t i = h * d; i < (h + 1) * d; i++) {
@@ -89,7 +90,8 @@ static void map_task(void *ctx, size_t item, size_t worker)
     const map_job *j = ctx;
     const vp_pass *pass = j->pass;
     const vp_kernels *kernels = pass->run.kernels;
-    const size_t heads = pass->config->num_heads, width = pass->config->embed_dim;
+    const size_t heads = vp_config_pool_heads(pass->config);
+    const size_t width = pass->config->embed_dim;
     const size_t b = item / heads, h = item % heads;
     float *p = vp_run_worker(&pass->run, worker);
     const float *scores = pass->scores + b * j->n * pass->ldscores + h;
@@ -112,7 +114,8 @@ static void map_forward(vp_pass *pass, const float *x, size_t ldx, size_t x_imag
 {
     const vp_config *c = pass->config;
     const vp_attn_pool *pool = &pass->vit->pool;
-    const size_t heads = c->num_heads, d = c->embed_dim / heads, ld = pass->ldx;
+    const size_t heads = vp_config_pool_heads(c), d = c->embed_dim / heads;
+    const size_t ld = pass->ldx;
     for (size_t b = 0; b < pass->batch; b++) {
         vp_gemm gemm = {.m = n, .a = x + b * x_image, .lda = ldx, .w = &pool->query};
         gemm.finish.out = pass->scores + b * n * pass->ldscores;

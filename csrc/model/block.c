@@ -1,18 +1,21 @@
 /* The transformer blocks, each reading like timm's forward of the same name.
  * SPDX-License-Identifier: Apache-2.0 */
-#include <math.h>
 #include <string.h>
 
 #include "model/modules.h"
 #include "ops/pool.h"
 
-/* y = norm(x) of `heads` neighbouring vectors of n in each of m rows; y may be x */
-static void norm_heads(vp_pass *pass, const vp_norm *norm, size_t m, size_t heads,
-                       size_t n, float *y, size_t ldy, const float *x, size_t ldx)
+vp_norm_op vp_module_norm_op(const vp_norm *norm)
 {
-    const vp_norm_op op = {norm->kind, norm->eps,
-                           norm->weight != NULL ? norm->weight->plain : NULL,
-                           norm->bias != NULL ? norm->bias->plain : NULL};
+    return (vp_norm_op){norm->kind, norm->eps,
+                        norm->weight != NULL ? norm->weight->plain : NULL,
+                        norm->bias != NULL ? norm->bias->plain : NULL};
+}
+
+void vp_module_norm_heads(vp_pass *pass, const vp_norm *norm, size_t m, size_t heads,
+                          size_t n, float *y, size_t ldy, const float *x, size_t ldx)
+{
+    const vp_norm_op op = vp_module_norm_op(norm);
     if (norm->kind == VP_NORM_NONE && y == x) {
         return;
     }
@@ -23,7 +26,7 @@ static void norm_heads(vp_pass *pass, const vp_norm *norm, size_t m, size_t head
 void vp_module_norm(vp_pass *pass, const vp_norm *norm, size_t m, float *y, size_t ldy,
                     const float *x, size_t ldx)
 {
-    norm_heads(pass, norm, m, 1, pass->config->embed_dim, y, ldy, x, ldx);
+    vp_module_norm_heads(pass, norm, m, 1, pass->config->embed_dim, y, ldy, x, ldx);
 }
 
 void vp_module_copy(vp_pass *pass, size_t m, float *y, size_t ldy, const float *x,
@@ -51,134 +54,10 @@ void vp_module_linear(vp_pass *pass, const vp_linear *linear, size_t part, size_
     vp_gemm_run(&pass->run, &gemm);
 }
 
-static double linear_flops(const vp_linear *linear, size_t m)
+double vp_module_flops(const vp_linear *linear, size_t m)
 {
     return linear->weight == NULL ? 0.0
                                   : 2.0 * (double)linear->weight->count * (double)m;
-}
-
-/* -- attention -- */
-
-typedef struct {
-    const vp_pass *pass;
-    const vp_attn *attn;
-    const float *pairs; /* rows of [H][2][dv] */
-    size_t ldp;
-    float *out; /* rows of [H][dv] */
-    size_t ldo;
-} combine_job;
-
-/* out = norm(first - lambda * second) * (1 - lambda_init), head by head */
-static void combine_task(void *ctx, size_t i, size_t worker)
-{
-    (void)worker;
-    const combine_job *j = ctx;
-    const vp_config *c = j->pass->config;
-    const vp_kernels *kernels = j->pass->run.kernels;
-    const size_t dv = c->embed_dim / c->num_heads;
-    for (size_t h = 0; h < c->num_heads; h++) {
-        const float *pair = j->pairs + i * j->ldp + h * 2 * dv;
-        float *out = j->out + i * j->ldo + h * dv;
-        memcpy(out, pair, dv * sizeof(float));
-        kernels->axpby(out, -j->attn->lambda, pair + dv, 1.0f, dv);
-        kernels->rms_norm(out, out, j->attn->sub_norm.weight->plain, dv,
-                          j->attn->sub_norm.eps);
-        kernels->axpby(out, 1.0f - j->attn->lambda_init, out, 0.0f, dv);
-    }
-}
-
-/* out[nq of each image] = softmax(q k^T) v on pass->qkv, whose rows hold q, k, v. With
- * token_only, for the first token of each image alone: then out has B rows. */
-static void self_attention(vp_pass *pass, const vp_attn *attn, bool token_only,
-                           float *out, size_t ldo, float *weights)
-{
-    const vp_config *c = pass->config;
-    const bool diff = attn->sub_norm.kind != VP_NORM_NONE;
-    const size_t width = c->embed_dim, d = vp_config_head_dim(c);
-    const size_t n = pass->tokens, m = pass->batch * n;
-    const size_t nq = token_only ? 1 : n;
-    const size_t heads = c->num_heads * (diff ? 2 : 1);
-    const size_t q_rows = pass->batch * nq, q_stride = pass->ldqkv * (n / nq);
-    norm_heads(pass, &attn->q_norm, q_rows, heads, d, pass->qkv, q_stride, pass->qkv,
-               q_stride);
-    norm_heads(pass, &attn->k_norm, m, heads, d, pass->qkv + width, pass->ldqkv,
-               pass->qkv + width, pass->ldqkv);
-    vp_attention at = {.batch = pass->batch,
-                       .heads = heads,
-                       .group = diff ? 2 : 1,
-                       .nq = nq,
-                       .nk = n,
-                       .dk = d,
-                       .dv = width / c->num_heads,
-                       .q = pass->qkv,
-                       .k = pass->qkv + width,
-                       .v = pass->qkv + 2 * width,
-                       .q_row = pass->ldqkv,
-                       .q_image = n * pass->ldqkv,
-                       .kv_row = pass->ldqkv,
-                       .kv_image = n * pass->ldqkv,
-                       .scale = 1.0f / sqrtf((float)d),
-                       .mask = pass->mask,
-                       .out = diff ? pass->diff : out,
-                       .out_row = diff ? pass->lddiff : ldo,
-                       .out_image = nq * (diff ? pass->lddiff : ldo)};
-    const double flops = 4.0 * (double)(pass->batch * heads * nq) * (double)(n * d);
-    if (weights != NULL) {
-        vp_attention_weights(&pass->run, &at, weights);
-    }
-    VP_PROFILED(pass->profile, attention, flops, {
-        vp_attention_run(&pass->run, &at);
-        if (diff) {
-            combine_job j = {pass, attn, pass->diff, pass->lddiff, out, ldo};
-            vp_parallel_for(pass->run.team, pass->batch * nq, combine_task, &j);
-        }
-    });
-}
-
-/* pass->qkv = qkv(a); with token_only, q for the first token of each image alone, where q
- * ends at a panel's end. */
-static void project_qkv(vp_pass *pass, const vp_attn *attn, bool token_only)
-{
-    const size_t n = pass->tokens, width = pass->config->embed_dim;
-    const vp_packed *w = &attn->qkv.weight->packed[0];
-    const bool apart = token_only && width % w->ukr->nr == 0;
-    vp_gemm gemm = {.m = pass->batch * n,
-                    .a = pass->a,
-                    .lda = pass->ldx,
-                    .w = w,
-                    .first_panel = apart ? width / w->ukr->nr : 0,
-                    .finish = vp_module_finish(&attn->qkv, pass->qkv, pass->ldqkv)};
-    const double flops =
-        linear_flops(&attn->qkv, gemm.m) -
-        (apart ? linear_flops(&attn->qkv, gemm.m - pass->batch) / 3.0 : 0.0);
-    VP_PROFILED(pass->profile, qkv, flops, {
-        vp_gemm_run(&pass->run, &gemm);
-        if (apart) {
-            gemm.last_panel = gemm.first_panel;
-            gemm.first_panel = 0;
-            gemm.m = pass->batch;
-            gemm.lda *= n;
-            gemm.finish.out_stride *= n;
-            vp_gemm_run(&pass->run, &gemm);
-        }
-    });
-}
-
-/* finish = proj(attention(qkv(a))) */
-void vp_module_attn(vp_pass *pass, const vp_attn *attn, bool token_only,
-                    vp_finish finish, float *weights)
-{
-    const vp_config *c = pass->config;
-    const size_t n = pass->tokens, m = pass->batch * n;
-    const size_t rows = token_only ? pass->batch : m;
-    project_qkv(pass, attn, token_only);
-    self_attention(pass, attn, token_only, pass->a, pass->ldx, weights);
-    norm_heads(pass, &attn->norm, rows, 1, c->embed_dim, pass->a, pass->ldx, pass->a,
-               pass->ldx);
-    finish.bias = attn->proj.bias != NULL ? attn->proj.bias->plain : NULL;
-    VP_PROFILED(
-        pass->profile, proj, linear_flops(&attn->proj, rows),
-        vp_module_linear(pass, &attn->proj, 0, rows, pass->a, pass->ldx, &finish));
 }
 
 /* -- MLP -- */
@@ -208,7 +87,8 @@ void vp_module_mlp_hidden(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, si
     vp_gemm gemm = {
         .m = m, .a = a, .lda = lda, .w = &value->weight->packed[value_part]};
     gemm.finish = vp_module_finish(value, h, ldh);
-    gemm.finish.act = pass->config->act;
+    gemm.finish.act = mlp == &pass->vit->pool.mlp ? vp_config_pool_act(pass->config)
+                                                  : pass->config->act;
     if (gemm.finish.bias != NULL) {
         gemm.finish.bias += value_part * hidden;
     }
@@ -220,14 +100,14 @@ void vp_module_mlp_hidden(vp_pass *pass, const vp_mlp *mlp, vp_mlp_kind kind, si
     const double flops =
         2.0 * (double)m * (double)(gemm.w->n * gemm.w->k) * (gate != NULL ? 2.0 : 1.0);
     VP_PROFILED(pass->profile, fc1, flops, vp_gemm_run(&pass->run, &gemm));
-    norm_heads(pass, &mlp->norm, m, 1, hidden, h, ldh, h, ldh);
+    vp_module_norm_heads(pass, &mlp->norm, m, 1, hidden, h, ldh, h, ldh);
 }
 
 static void fc2(vp_pass *pass, const vp_mlp *mlp, size_t m, const float *h, size_t ldh,
                 vp_finish finish)
 {
     finish.bias = mlp->fc2.bias != NULL ? mlp->fc2.bias->plain : NULL;
-    VP_PROFILED(pass->profile, fc2, linear_flops(&mlp->fc2, m),
+    VP_PROFILED(pass->profile, fc2, vp_module_flops(&mlp->fc2, m),
                 vp_module_linear(pass, &mlp->fc2, 0, m, h, ldh, &finish));
 }
 
@@ -256,13 +136,13 @@ bool vp_block_can(const vp_config *c, vp_last last)
     if (last == VP_LAST_ALL) {
         return true;
     }
-    if (c->block != VP_BLOCK_PLAIN) {
+    if (!vp_config_is_plain(c)) {
         return false;
     }
-    return last == VP_LAST_TOKEN
-               ? c->global_pool == VP_POOL_TOKEN && c->attn == VP_ATTN_PLAIN
-               : c->global_pool == VP_POOL_AVG && c->attn_pool == VP_POOL_NONE &&
-                     !c->norm;
+    return last == VP_LAST_TOKEN ? c->global_pool == VP_POOL_TOKEN &&
+                                       c->attn == VP_ATTN_PLAIN && !c->dist_token
+                                 : c->global_pool == VP_POOL_AVG &&
+                                       c->attn_pool == VP_POOL_NONE && !c->norm;
 }
 
 /* Means over an image's tokens of x and of the hidden layer, then one fc2 of the means:
@@ -372,22 +252,23 @@ static void scaling_block(vp_pass *pass, const vp_block *b)
                 vp_module_linear(pass, &b->in_proj, 0, m, pass->a, ld, &into_hidden));
     VP_PROFILED(pass->profile, qkv, 6.0 * (double)(m * width) * (double)width,
                 vp_module_linear(pass, &b->in_proj, 1, m, pass->a, ld, &into_qkv));
-    self_attention(pass, &b->attn[0], false, attn_out, pass->ldh, vp_pass_map(pass, 0));
+    vp_module_self_attention(pass, &b->attn[0], b->in_proj.weight, false, attn_out,
+                             pass->ldh, vp_pass_map(pass, 0));
     vp_finish finish = residual(b->ls1[0], pass->x, ld, pass->x, ld);
     if (b->out_proj.weight != NULL) {
         finish.bias = b->out_proj.bias != NULL ? b->out_proj.bias->plain : NULL;
         VP_PROFILED(
-            pass->profile, proj, linear_flops(&b->out_proj, m),
+            pass->profile, proj, vp_module_flops(&b->out_proj, m),
             vp_module_linear(pass, &b->out_proj, 0, m, pass->h, pass->ldh, &finish));
         return;
     }
     finish.bias = b->attn_out_proj.bias != NULL ? b->attn_out_proj.bias->plain : NULL;
     VP_PROFILED(
-        pass->profile, proj, linear_flops(&b->attn_out_proj, m),
+        pass->profile, proj, vp_module_flops(&b->attn_out_proj, m),
         vp_module_linear(pass, &b->attn_out_proj, 0, m, attn_out, pass->ldh, &finish));
     finish.bias = b->mlp_out_proj.bias != NULL ? b->mlp_out_proj.bias->plain : NULL;
     VP_PROFILED(
-        pass->profile, fc2, linear_flops(&b->mlp_out_proj, m),
+        pass->profile, fc2, vp_module_flops(&b->mlp_out_proj, m),
         vp_module_linear(pass, &b->mlp_out_proj, 0, m, hidden, pass->ldh, &finish));
 }
 
@@ -402,9 +283,14 @@ void vp_block_forward(vp_pass *pass, const vp_block *b, vp_last last)
     vp_pass_tap(pass, VP_PLACE_IN);
     switch (pass->config->block) {
     case VP_BLOCK_PLAIN:
+    case VP_BLOCK_EVA:
+    case VP_BLOCK_BEIT:
+    case VP_BLOCK_REL_POS:
         block(pass, b, last);
         break;
     case VP_BLOCK_RES_POST:
+    case VP_BLOCK_EVA_POST_NORM:
+    case VP_BLOCK_RES_POST_REL_POS:
         res_post_block(pass, b);
         break;
     case VP_BLOCK_PARALLEL_THINGS:

@@ -24,12 +24,11 @@ static vp_status next_config(const vp_config *now, size_t num_classes,
     if (pool == NULL) {
         return VP_OK;
     }
-    if (*pool == VP_POOL_TOKEN && !now->class_token) {
-        return vp_fail(
-            err, VP_ERR_VALUE,
-            "global_pool 'token' needs the class token, but this model was built "
-            "with class_token=False; use another of %s",
-            vp_pool_list);
+    if (now->dist_token && *pool == VP_POOL_NONE && num_classes == 0) {
+        return VP_OK; /* as timm takes it: without heads the mean of both tokens is left */
+    }
+    if (vp_config_check_pool(now, "global_pool", *pool, err) != VP_OK) {
+        return err->code;
     }
     if (is_attn_pool(*pool) && now->attn_pool != *pool && !add_attn_pool) {
         const bool none = now->attn_pool == VP_POOL_NONE;
@@ -62,10 +61,14 @@ vp_status vp_vit_reset_classifier(vp_vit *vit, size_t num_classes, const vp_pool
         next->pool.serial = vit->pool.serial; /* the same pool, not a new one */
     }
     /* As the constructor draws them. timm leaves a new head as torch's nn.Linear draws
-     * itself: five to seven times as wide at the usual sizes, and a bias that is not 0. */
-    const vp_init fresh = {.mode = "", .seed = seed};
+     * itself: five to seven times as wide at the usual sizes, and a bias that is not 0. (As its
+     * constructor of VisionTransformerRelPos does.) */
+    const bool reset = config.family == VP_FAMILY_RELPOS;
+    const vp_init fresh = {.mode = reset ? "reset" : "", .seed = seed};
     for (size_t i = 0, start = 0; i < next->num_params; i++) {
-        const bool head = strncmp(next->params[i].name, "head.", 5) == 0;
+        const char *name = next->params[i].name;
+        const bool head =
+            strncmp(name, "head.", 5) == 0 || strncmp(name, "head_dist.", 10) == 0;
         if ((head || !vp_vit_share_param(next, i, vit, &start)) &&
             vp_vit_init_param(next, i, &fresh, err) != VP_OK) {
             vp_vit_unref(next);

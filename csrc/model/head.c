@@ -5,18 +5,28 @@
 #include "model/modules.h"
 #include "ops/pool.h"
 
+vp_reduce vp_pool_reduce(vp_pool pool)
+{
+    switch (pool) {
+    case VP_POOL_AVG:
+        return VP_REDUCE_AVG;
+    case VP_POOL_MAX:
+        return VP_REDUCE_MAX;
+    case VP_POOL_AVGMAX:
+        return VP_REDUCE_AVGMAX;
+    default:
+        return VP_REDUCE_TOKEN;
+    }
+}
+
 static void reduce(vp_pass *pass, vp_pool pool, const float *x, size_t ldx, float *out,
                    size_t ldo)
 {
     const vp_config *c = pass->config;
     const size_t n = pass->tokens;
     const size_t first = vp_config_include_prefix(c, pool) ? 0 : vp_config_prefix(c);
-    const vp_reduce how = pool == VP_POOL_AVG      ? VP_REDUCE_AVG
-                          : pool == VP_POOL_MAX    ? VP_REDUCE_MAX
-                          : pool == VP_POOL_AVGMAX ? VP_REDUCE_AVGMAX
-                                                   : VP_REDUCE_TOKEN;
-    vp_pool_run(&pass->run, how, pass->batch, n, first, c->embed_dim, out, ldo, x, ldx,
-                n * ldx);
+    vp_pool_run(&pass->run, vp_pool_reduce(pool), pass->batch, n, first, c->embed_dim,
+                out, ldo, x, ldx, n * ldx);
 }
 
 /* out[B][C] = this pool of x[B][N][C]; not for VP_POOL_NONE */
@@ -59,11 +69,48 @@ void vp_head_classify(vp_pass *pass, const float *pooled, size_t ldp, size_t row
                 vp_gemm_run(&pass->run, &gemm));
 }
 
+/* The distilled model's: the mean of the class token and the distillation token, or of what
+ * each one's head makes of it. timm.models.deit.VisionTransformerDistilled.forward_head. */
+static void distilled_head(vp_pass *pass, const float *x, size_t ldx, vp_output output,
+                           float *out)
+{
+    const vp_vit *vit = pass->vit;
+    const vp_config *c = pass->config;
+    const vp_kernels *kernels = pass->run.kernels;
+    const bool logits = output == VP_OUT_LOGITS && c->num_classes > 0;
+    const size_t n = logits ? c->num_classes : c->embed_dim, image = pass->tokens * ldx;
+    const vp_linear *heads[] = {&vit->head, &vit->head_dist};
+    for (size_t i = 0; logits && i < 2; i++) {
+        vp_gemm gemm = {.m = pass->batch,
+                        .a = x + i * ldx,
+                        .lda = image,
+                        .w = &heads[i]->weight->packed[0],
+                        .sum_piece = VP_SUM_PIECE_FINAL,
+                        .finish = vp_module_finish(heads[i], out, n)};
+        gemm.finish.residual = i > 0 ? out : NULL;
+        gemm.finish.residual_stride = n;
+        VP_PROFILED(pass->profile, head, 2.0 * (double)(pass->batch * c->embed_dim * n),
+                    vp_gemm_run(&pass->run, &gemm));
+    }
+    for (size_t b = 0; b < pass->batch; b++) {
+        float *row = out + b * n;
+        if (!logits) {
+            memcpy(row, x + b * image, n * sizeof(float));
+            kernels->add(row, x + b * image + ldx, n);
+        }
+        kernels->axpby(row, 0.5f, row, 0.0f, n);
+    }
+}
+
 void vp_head_forward(vp_pass *pass, const float *x, size_t ldx, vp_output output,
                      float *out)
 {
     const vp_pool pool = pass->config->global_pool;
     const size_t m = pass->batch * pass->tokens;
+    if (pass->config->dist_token) {
+        distilled_head(pass, x, ldx, output, out);
+        return;
+    }
     if (pool == VP_POOL_NONE) {
         vp_head_classify(pass, x, ldx, m, output, out);
         return;

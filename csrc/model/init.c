@@ -82,8 +82,13 @@ static void bias(vp_rng *rng, const vp_param *p, const vp_config *c, const char 
     if (strcmp(mode, "reset") == 0) {
         /* fan_in of the layer that the bias belongs to */
         size_t fan_in = c->embed_dim;
-        if (strstr(p->name, "fc2.") != NULL) {
-            fan_in = starts(p->name, "attn_pool") ? c->mlp_hidden : vp_config_hidden(c);
+        if (starts(p->name, "embeds.proj.")) {
+            fan_in = c->in_chans * c->patch_size[0] * c->patch_size[1];
+        } else if (strstr(p->name, "rel_pos.") != NULL) {
+            fan_in = ends(p->name, "fc1.bias") ? 2 : c->rel_pos_dim;
+        } else if (strstr(p->name, "fc2.") != NULL) {
+            fan_in = starts(p->name, "attn_pool") ? vp_config_pool_hidden(c)
+                                                  : vp_config_hidden(c);
         } else if (strstr(p->name, "mlp_out_proj") != NULL) {
             fan_in = c->mlp_hidden;
         } else if (strstr(p->name, ".out_proj") != NULL) {
@@ -99,10 +104,9 @@ static void bias(vp_rng *rng, const vp_param *p, const vp_config *c, const char 
     }
 }
 
-static void conv(vp_rng *rng, const vp_param *p, const vp_config *c, const char *mode,
+static void conv(vp_rng *rng, const vp_param *p, size_t fan_in, const char *mode,
                  float *x, size_t n)
 {
-    const size_t fan_in = c->in_chans * c->patch_size[0] * c->patch_size[1];
     const bool is_bias = p->ndim == 1;
     if (!starts(mode, "jax")) {
         torch_default(rng, x, n, fan_in); /* torch's own, which timm leaves alone */
@@ -115,24 +119,161 @@ static void conv(vp_rng *rng, const vp_param *p, const vp_config *c, const char 
     }
 }
 
+static void patch_conv(vp_rng *rng, const vp_param *p, const vp_config *c,
+                       const char *mode, float *x, size_t n)
+{
+    conv(rng, p, c->in_chans * c->patch_size[0] * c->patch_size[1], mode, x, n);
+}
+
+/* timm's fix_init_weight: the layers that end a branch are divided by sqrt(2 (i + 1)). */
+static void fix_init(const vp_param *p, float *x)
+{
+    const bool ending =
+        (ends(p->name, ".attn.proj.weight") || ends(p->name, ".mlp.fc2.weight")) &&
+        strstr(p->name, "rel_pos.") == NULL;
+    if (!starts(p->name, "blocks.") || !ending) {
+        return;
+    }
+    const double layer = atof(p->name + strlen("blocks."));
+    const float scale = (float)sqrt(2.0 * (floor(layer) + 1.0));
+    for (size_t i = 0; i < vp_param_count(p); i++) {
+        x[i] /= scale;
+    }
+}
+
+/* Eva's and Beit's head_init_scale; 0: as it is. */
+static void scale_head(const vp_config *c, const vp_param *p, float *x)
+{
+    const bool head = starts(p->name, "head.") && c->head_init_scale != 0.0f;
+    for (size_t i = 0; head && i < vp_param_count(p); i++) {
+        x[i] *= c->head_init_scale;
+    }
+}
+
+/* Frequencies of mixed rope, each head's turned by an angle of its own:
+ * timm.layers.pos_embed_sincos.init_random_2d_freqs. x: [2][tables][2 bands]. */
+static void mixed_freqs(vp_rng *rng, const vp_config *c, float *x, size_t n)
+{
+    const double quarter = 1.5707963267948966;
+    const size_t bands = vp_config_head_dim(c) / 4, axis = n / 2;
+    for (size_t table = 0; table < axis / (2 * bands); table++) {
+        const double angle = 4.0 * quarter * vp_rng_uniform(rng);
+        float *first = x + table * 2 * bands;
+        for (size_t j = 0; j < bands; j++) {
+            const double exponent = (double)j / (double)bands;
+            const double size = pow((double)c->rope_temperature, -exponent);
+            first[j] = (float)(size * cos(angle));
+            first[bands + j] = (float)(size * cos(angle + quarter));
+            first[axis + j] = (float)(size * sin(angle));
+            first[axis + bands + j] = (float)(size * sin(angle + quarter));
+        }
+    }
+}
+
+/* What no init_weights of timm's touches, in whatever class Eva's or Beit's blocks are: the
+ * numbers that these are made with. */
+static bool made_numbers(const vp_config *c, const vp_param *p, vp_rng *rng, float *x)
+{
+    const size_t n = vp_param_count(p);
+    if (strcmp(p->name, "rope.freqs") == 0) {
+        mixed_freqs(rng, c, x, n);
+    } else if (starts(p->name, "blocks.") && strstr(p->name, ".gamma_") != NULL) {
+        fill(x, n, c->init_values);
+    } else if (ends(p->name, ".q_bias") || ends(p->name, ".v_bias")) {
+        fill(x, n, 0.0);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* timm.models.eva.Eva.init_weights, where it is another than VisionTransformer's: true, and x
+ * is drawn. reset: its layers are drawn as torch draws them. */
+static bool eva_numbers(const vp_config *c, const vp_param *p, bool reset, vp_rng *rng,
+                        float *x)
+{
+    const size_t n = vp_param_count(p);
+    if (strcmp(p->name, "cls_token") == 0 || strcmp(p->name, "reg_token") == 0) {
+        vp_rng_trunc_normal(rng, x, n, 0.02, -2.0, 2.0);
+    } else if (reset) {
+        return false;
+    } else if (p->ndim == 2) { /* a gate as any other Linear */
+        vp_rng_trunc_normal(rng, x, n, 0.02, -2.0, 2.0);
+        fix_init(p, x);
+        scale_head(c, p, x);
+    } else if (p->ndim == 1 && !starts(p->name, "patch_embed.") &&
+               strstr(p->name, "norm") == NULL) {
+        fill(x, n, 0.0); /* a bias */
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* timm.models.beit.Beit.init_weights, which has no modes. */
+static void beit_numbers(const vp_config *c, const vp_param *p, vp_rng *rng, float *x)
+{
+    const size_t n = vp_param_count(p);
+    if (starts(p->name, "patch_embed.proj.")) {
+        patch_conv(rng, p, c, "", x, n);
+    } else if (ends(p->name, "relative_position_bias_table")) {
+        fill(x, n, 0.0);
+    } else if (p->ndim == 1) {
+        const bool norm = strstr(p->name, "norm") != NULL;
+        fill(x, n, norm && ends(p->name, ".weight") ? 1.0 : 0.0);
+    } else { /* cls_token, pos_embed, and every Linear's weight */
+        vp_rng_trunc_normal(rng, x, n, 0.02, -2.0, 2.0);
+        fix_init(p, x);
+    }
+    scale_head(c, p, x);
+}
+
+/* ConvStem's convolutions as `conv`; BatchNorm as torch begins it. */
+static void conv_stem(vp_rng *rng, const vp_param *p, const vp_config *c,
+                      const char *mode, float *x, size_t n)
+{
+    const size_t i = (size_t)(p->name[strlen("patch_embed.backbone.")] - '0');
+    const size_t kernel = vp_conv_stem_kernel(i);
+    if (strstr(p->name, ".conv.") != NULL) {
+        conv(rng, p,
+             (i == 0 ? c->in_chans : vp_conv_stem_width(c, i - 1)) * kernel * kernel,
+             mode, x, n);
+    } else {
+        fill(x, n, ends(p->name, "weight") || ends(p->name, "running_var") ? 1.0 : 0.0);
+    }
+}
+
 static void numbers_of(const vp_vit *vit, const vp_param *p, const vp_init *init,
                        vp_rng *rng, float *x)
 {
     const vp_config *c = &vit->config;
     const size_t n = vp_param_count(p);
+    const char *name = starts(p->name, "embeds.") ? p->name + 7 : p->name;
     const bool post_norm =
-        c->block == VP_BLOCK_RES_POST && c->has_init_values &&
+        (c->block == VP_BLOCK_RES_POST || c->block == VP_BLOCK_RES_POST_REL_POS) &&
+        c->has_init_values &&
         (ends(p->name, "norm1.weight") || ends(p->name, "norm2.weight"));
-    if (strcmp(p->name, "pos_embed") == 0) {
+    const bool reset = strcmp(init->mode, "reset") == 0;
+    if (made_numbers(c, p, rng, x) ||
+        (c->family == VP_FAMILY_EVA && eva_numbers(c, p, reset, rng, x))) {
+        return;
+    }
+    if (c->family == VP_FAMILY_BEIT) {
+        beit_numbers(c, p, rng, x);
+    } else if (starts(name, "pos_embed") || strcmp(p->name, "dist_token") == 0 ||
+               ends(p->name, "relative_position_bias_table")) {
         vp_rng_trunc_normal(rng, x, n, 0.02, -2.0, 2.0);
-    } else if (strcmp(p->name, "cls_token") == 0 || strcmp(p->name, "reg_token") == 0) {
+    } else if (strcmp(name, "cls_token") == 0 || strcmp(name, "reg_token") == 0) {
         vp_rng_normal(rng, x, n, 1e-6);
     } else if (ends(p->name, ".latent")) {
         /* trunc_normal_tf_: a standard normal cut at 2, then scaled */
         const double std = 1.0 / sqrt((double)c->embed_dim);
         vp_rng_trunc_normal(rng, x, n, std, -2.0 * std, 2.0 * std);
-    } else if (starts(p->name, "patch_embed.proj.")) {
-        conv(rng, p, c, init->mode, x, n);
+    } else if (starts(p->name, "patch_embed.proj.") ||
+               (starts(p->name, "embeds.proj.") && !c->embed_linear)) {
+        patch_conv(rng, p, c, init->mode, x, n);
+    } else if (starts(p->name, "patch_embed.backbone.")) {
+        conv_stem(rng, p, c, init->mode, x, n);
     } else if (strstr(p->name, "lambda_") != NULL) {
         vp_rng_normal(rng, x, n, 0.1);
     } else if (ends(p->name, ".gamma") || post_norm) {
@@ -142,21 +283,13 @@ static void numbers_of(const vp_vit *vit, const vp_param *p, const vp_init *init
     } else if (ends(p->name, ".mlp_bias")) {
         fill(x, n, 0.0);
     } else {
-        const size_t gate =
-            strcmp(init->mode, "reset") == 0 ? p->shape[0] : gate_start(vit, p);
+        const size_t gate = reset ? p->shape[0] : gate_start(vit, p);
         if (p->ndim == 2) {
             const size_t in = p->shape[1];
             linear_weight(rng, p, init->mode, x);
             vp_rng_normal(rng, x + gate * in, (p->shape[0] - gate) * in, 1e-6);
-            if (init->fix_init &&
-                (ends(p->name, "attn.proj.weight") ||
-                 ends(p->name, "mlp.fc2.weight")) &&
-                starts(p->name, "blocks.")) {
-                const double layer = atof(p->name + strlen("blocks."));
-                const float scale = (float)sqrt(2.0 * (floor(layer) + 1.0));
-                for (size_t i = 0; i < n; i++) {
-                    x[i] /= scale;
-                }
+            if (init->fix_init) {
+                fix_init(p, x);
             }
         } else {
             bias(rng, p, c, init->mode, x);

@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/memory.h"
+#include "gemm/operand.h"
 #include "model/modules.h"
 
 const char *const vp_profile_names[VP_PROFILE_COUNT] = {
@@ -38,12 +39,14 @@ static size_t widest_hidden(const vp_config *c)
     return scaling ? c->embed_dim + c->mlp_hidden : vp_config_hidden(c);
 }
 
-/* What the products with the model's parameters need, each by its own weight. */
-static size_t products_scratch(const vp_pass *pass, vp_pass_part part)
+/* What the products with the model's parameters need, each by its own weight: returns bytes
+ * of each worker, those of run->operand go to *operand. */
+static size_t products_scratch(const vp_pass *pass, vp_pass_part part, size_t *operand)
 {
     const vp_vit *vit = pass->vit;
-    const size_t rows = pass->batch * vp_max(pass->tokens, 1);
+    const size_t tokens = pass->batch * vp_max(pass->tokens, 1);
     size_t need = 0;
+    *operand = 0;
     for (size_t i = 0; i < vit->num_params; i++) {
         const vp_param *param = &vit->params[i];
         const bool block = strncmp(param->name, "blocks.", 7) == 0;
@@ -55,22 +58,43 @@ static size_t products_scratch(const vp_pass *pass, vp_pass_part part)
             const vp_packed *w = &weight->packed[p];
             const bool gated = block && pass->config->mlp != VP_MLP_PLAIN &&
                                w->k == pass->config->embed_dim;
+            /* the map pool multiplies a row for each head */
+            const bool pool = strncmp(param->name, "attn_pool.", 10) == 0;
+            const size_t heads = pass->batch * vp_config_pool_heads(pass->config);
+            const bool stem = strncmp(param->name, "patch_embed.", 12) == 0;
+            const size_t most =
+                stem ? vp_conv_stem_rows(pass->config, pass->tokens) : 0;
+            const size_t rows = vp_max(pool ? vp_max(tokens, heads) : tokens, most);
             vp_scratch_max(&need, vp_gemm_scratch(w, rows, gated));
+            vp_scratch_max(operand, vp_operand_bytes(w, rows));
         }
     }
     return need;
 }
 
 /* Bytes of scratch that each worker needs: the most that any op of the part does. */
-static size_t worker_scratch(const vp_pass *pass, vp_pass_part part)
+static size_t worker_scratch(vp_pass *pass, vp_pass_part part)
 {
     const vp_config *c = pass->config;
     size_t need = vp_attn_pool_scratch(pass);
-    vp_scratch_max(&need, products_scratch(pass, part));
+    vp_scratch_max(&need, products_scratch(pass, part, &pass->run.operand_bytes));
     if (part == VP_PASS_WHOLE) {
-        vp_scratch_max(&need, vp_attention_scratch(&pass->run, pass->tokens,
-                                                   vp_config_head_dim(c),
-                                                   c->embed_dim / c->num_heads));
+        const vp_ukr *last = NULL; /* blocks in a row mostly run with the same */
+        for (size_t i = 0; i < 2 * c->depth; i++) {
+            const vp_block *block = &pass->vit->blocks[i / 2];
+            const vp_weight *queries = vp_attn_queries(&block->attn[i % 2]);
+            queries = queries != NULL ? queries : block->in_proj.weight;
+            if (queries == NULL) { /* a block with one attention */
+                continue;
+            }
+            const vp_run run = vp_module_attention_run(pass, queries);
+            if (run.ukr != last) {
+                vp_scratch_max(&need, vp_attention_scratch(
+                                          &run, pass->tokens, vp_config_head_dim(c),
+                                          c->embed_dim / c->num_heads));
+                last = run.ukr;
+            }
+        }
     }
     return need;
 }
@@ -87,7 +111,8 @@ static void plan_blocks(vp_pass *pass, vp_arena *arena)
     TAKE(x, m, pass->ldx);
     TAKE(qkv, m, pass->ldqkv);
     TAKE(h, m, vp_max(pass->ldh, vp_row_stride(patch_size(c))));
-    if (c->block != VP_BLOCK_PLAIN) {
+    vp_conv_stem_plan(pass, arena, pass->tokens);
+    if (!vp_config_is_plain(c)) {
         TAKE(t, m, pass->ldx);
     }
     if (vp_config_is_diff(c)) {
@@ -105,8 +130,8 @@ static void plan_head(vp_pass *pass, vp_arena *arena)
     TAKE(pool_h, pass->batch, pass->ldh);
     if (c->attn_pool == VP_POOL_MAP) {
         TAKE(scores, m, pass->ldscores);
-        TAKE(head_means, pass->batch * c->num_heads, pass->ldx);
-        TAKE(head_values, pass->batch * c->num_heads, pass->ldx);
+        TAKE(head_means, pass->batch * vp_config_pool_heads(c), pass->ldx);
+        TAKE(head_values, pass->batch * vp_config_pool_heads(c), pass->ldx);
     }
 }
 
@@ -117,12 +142,13 @@ static void plan(vp_pass *pass, vp_arena *arena, vp_pass_part part)
     const size_t m = pass->batch * pass->tokens;
     pass->ldx = vp_row_stride(c->embed_dim);
     pass->ldqkv = vp_row_stride(3 * c->embed_dim);
-    pass->ldh = vp_row_stride(vp_max(widest_hidden(c), c->mlp_hidden));
+    pass->ldh = vp_row_stride(vp_max(widest_hidden(c), vp_config_pool_hidden(c)));
     pass->lddiff = vp_row_stride(2 * c->embed_dim);
-    pass->ldscores = vp_row_stride(c->num_heads);
+    pass->ldscores = vp_row_stride(vp_config_pool_heads(c));
     pass->run.per_worker = worker_scratch(pass, part);
     pass->run.scratch =
         vp_arena_take(arena, vp_size_mul(pass->team.workers, pass->run.per_worker));
+    pass->run.operand = vp_arena_take(arena, pass->run.operand_bytes);
     if (part == VP_PASS_WHOLE) {
         plan_blocks(pass, arena);
     }

@@ -3,6 +3,7 @@
 #ifndef VP_MODEL_PASS_H
 #define VP_MODEL_PASS_H
 
+#include "base/arena.h"
 #include "gemm/run.h"
 #include "model/workspace.h"
 
@@ -29,6 +30,7 @@ typedef struct {
     float *qkv;  /* [M][3 C] */
     float *h;    /* [M][hidden (+ C)]; before the blocks the patches' pixels */
     float *diff; /* [M][2 C]; or NULL */
+    float *stem_in, *stem_out; /* ConvStem's, of one image */
     /* the head's: R rows is B, or M without a pool */
     float *pooled, *pool_a;          /* [R][C] */
     float *pool_h;                   /* [B][hidden] */

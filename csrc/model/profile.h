@@ -8,7 +8,8 @@
 
 #define VP_PROFILE_OPS(X) \
     X(patch_embed)        \
-    X(pos_embed) X(norm) X(qkv) X(attention) X(proj) X(fc1) X(fc2) X(pool) X(head)
+    X(pos_embed)          \
+    X(norm) X(qkv) X(rope) X(attention) X(proj) X(fc1) X(fc2) X(pool) X(head)
 
 typedef enum {
 #define VP_PROFILE_ENUM(name) VP_PROFILE_##name,

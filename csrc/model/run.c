@@ -11,32 +11,53 @@ const char *const vp_place_names[VP_PLACE_COUNT] = {
 #undef VP_PLACE_NAME
 };
 
+size_t vp_module_patch_rows(vp_pass *pass, const size_t side[2], float *rows)
+{
+    const vp_config *c = pass->config;
+    const vp_forward *f = pass->request;
+    const size_t width = c->in_chans * c->patch_size[0] * c->patch_size[1];
+    const size_t ld = vp_row_stride(width);
+    if (f->patches != NULL) {
+        const size_t count = f->num_patches;
+        vp_patch_rows_copy(&pass->run, pass->batch * count, width, rows, ld,
+                           f->patches + pass->start * count * width);
+        return ld;
+    }
+    const float *images = f->images + pass->start * c->in_chans * f->height * f->width;
+    const vp_patch_grid grid = {
+        c->in_chans,      f->height,
+        f->width,         c->patch_size[0],
+        c->patch_size[1], side[0],
+        side[1],          c->embed_linear && c->patchify_channels_last};
+    vp_patch_rows(&pass->run, &grid, pass->batch, rows, ld, images);
+    return ld;
+}
+
 void vp_module_patches(vp_pass *pass, const size_t side[2], size_t skip,
                        const vp_norm *norm, float *x, size_t ldx)
 {
     const vp_linear *proj = &pass->vit->patch_proj;
-    const vp_config *c = pass->config;
-    const vp_forward *f = pass->request;
-    const float *images = f->images + pass->start * c->in_chans * f->height * f->width;
-    const vp_patch_grid grid = {c->in_chans,      f->height, f->width, c->patch_size[0],
-                                c->patch_size[1], side[0],   side[1]};
     const size_t patches = side[0] * side[1];
-    const size_t k = c->in_chans * c->patch_size[0] * c->patch_size[1];
-    const size_t ldpatch = vp_row_stride(k);
-    VP_PROFILED(
-        pass->profile, patch_embed,
-        2.0 * (double)(pass->batch * patches) * (double)(k * c->embed_dim), {
-            vp_patch_rows(&pass->run, &grid, pass->batch, pass->h, ldpatch, images);
-            for (size_t b = 0; b < pass->batch; b++) {
-                float *rows = x + (b * (skip + patches) + skip) * ldx;
-                vp_finish finish = vp_module_finish(proj, rows, ldx);
-                vp_module_linear(pass, proj, 0, patches,
-                                 pass->h + b * patches * ldpatch, ldpatch, &finish);
-                if (norm != NULL) {
-                    vp_module_norm(pass, norm, patches, rows, ldx, rows, ldx);
-                }
-            }
-        });
+    if (pass->config->embed == VP_EMBED_CONV_STEM) {
+        VP_PROFILED(pass->profile, patch_embed,
+                    vp_conv_stem_flops(pass->vit, pass->batch * patches),
+                    vp_conv_stem_forward(pass, side, skip, x, ldx));
+        return;
+    }
+    VP_PROFILED(pass->profile, patch_embed,
+                2.0 * (double)(pass->batch * patches) * (double)proj->weight->count, {
+                    const size_t ldpatch = vp_module_patch_rows(pass, side, pass->h);
+                    for (size_t b = 0; b < pass->batch; b++) {
+                        float *rows = x + (b * (skip + patches) + skip) * ldx;
+                        vp_finish finish = vp_module_finish(proj, rows, ldx);
+                        vp_module_linear(pass, proj, 0, patches,
+                                         pass->h + b * patches * ldpatch, ldpatch,
+                                         &finish);
+                        if (norm != NULL) {
+                            vp_module_norm(pass, norm, patches, rows, ldx, rows, ldx);
+                        }
+                    }
+                });
 }
 
 /* x = norm_pre(pos_embed(patch_embed(images))) */
@@ -46,17 +67,20 @@ static void embed(vp_pass *pass)
     const vp_config *c = pass->config;
     const vp_forward *f = pass->request;
     const size_t prefix = vp_config_prefix(c);
-    size_t side[2];
+    const vp_weight *second = c->dist_token ? vit->dist_token : vit->reg_token;
+    size_t side[2] = {1, f->num_patches};
     vp_error err; /* vp_vit_check_forward has asked before */
-    (void)vp_vit_check_size(vit, f->height, f->width, side, &err);
+    if (f->patches == NULL) {
+        (void)vp_vit_check_size(vit, f->height, f->width, side, &err);
+    }
     vp_module_patches(pass, side, prefix, &vit->patch_norm, pass->x, pass->ldx);
     const vp_tokens tokens = {
         .patches = side[0] * side[1],
         .prefix = prefix,
         .width = c->embed_dim,
         .prefix_tokens = {vit->cls_token != NULL ? vit->cls_token->plain : NULL,
-                          vit->reg_token != NULL ? vit->reg_token->plain : NULL},
-        .prefix_counts = {c->class_token ? 1 : 0, c->reg_tokens},
+                          second != NULL ? second->plain : NULL},
+        .prefix_counts = {c->class_token ? 1 : 0, c->dist_token ? 1 : c->reg_tokens},
         .pos_embed = !c->pos_embed          ? NULL
                      : f->pos_embed != NULL ? f->pos_embed
                                             : vit->pos_embed->plain,
@@ -76,7 +100,11 @@ void vp_vit_map_shape(const vp_vit *vit, size_t tokens, size_t block, size_t sha
     shape[1] = shape[2] = tokens;
     if (block == VP_MAP_POOL) {
         shape[2] -= vp_config_include_prefix(c, c->attn_pool) ? 0 : vp_config_prefix(c);
-        shape[1] = c->attn_pool == VP_POOL_MAP ? 1 : shape[2];
+        shape[1] = shape[2];
+        if (c->attn_pool == VP_POOL_MAP) {
+            shape[0] = vp_config_pool_heads(c);
+            shape[1] = 1;
+        }
     } else if (vp_config_is_diff(c)) {
         shape[0] *= 2;
     }
@@ -186,7 +214,7 @@ static void run_chunk(vp_pass *pass)
     const vp_forward *f = pass->request;
     const size_t n = pass->tokens, width = c->embed_dim, m = pass->batch * n;
     const vp_last last = last_of(c, f);
-    if (f->images != NULL) {
+    if (f->images != NULL || f->patches != NULL) {
         embed(pass);
     } else {
         vp_module_copy(pass, m, pass->x, pass->ldx, f->tokens + pass->start * n * width,
@@ -227,9 +255,9 @@ static vp_status check_blocks(const vp_vit *vit, const vp_forward *f, vp_error *
         return vp_fail(err, VP_ERR_VALUE, "first must be from 0 to depth %zu, not %zu",
                        f->depth, f->first);
     }
-    if (f->images != NULL && f->first > 0) {
-        return vp_fail(err, VP_ERR_VALUE, "images go into block 0, not block %zu",
-                       f->first);
+    if ((f->images != NULL || f->patches != NULL) && f->first > 0) {
+        return vp_fail(err, VP_ERR_VALUE, "%s go into block 0, not block %zu",
+                       f->images != NULL ? "images" : "patches", f->first);
     }
     return VP_OK;
 }
@@ -295,15 +323,26 @@ vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *f, size_t *t
                                vp_error *err)
 {
     const vp_config *c = &vit->config;
+    size_t grid[2];
     if (f->part != NULL) {
         return vp_part_check(vit, f, tokens, err);
     }
     if (f->images != NULL) {
-        size_t grid[2];
         if (vp_vit_check_size(vit, f->height, f->width, grid, err) != VP_OK) {
             return err->code;
         }
         *tokens = grid[0] * grid[1] + vp_config_prefix(c);
+    } else if (f->patches != NULL) {
+        if (!c->embed_linear) {
+            return vp_fail(err, VP_ERR_VALUE,
+                           "patches go into a linear embedding, not a convolution");
+        }
+        if (f->num_patches == 0 || f->num_patches > (size_t)1 << 24) {
+            return vp_fail(err, VP_ERR_VALUE,
+                           "an image must have from 1 to %zu patches, not %zu",
+                           (size_t)1 << 24, f->num_patches);
+        }
+        *tokens = f->num_patches + vp_config_prefix(c);
     } else {
         const vp_pool pool = runs_head(f) ? c->global_pool : VP_POOL_NONE;
         if (vp_vit_check_tokens(vit, pool, f->num_tokens, err) != VP_OK) {
@@ -311,7 +350,12 @@ vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *f, size_t *t
         }
         *tokens = f->num_tokens;
     }
-    if (check_blocks(vit, f, err) != VP_OK) {
+    if (check_blocks(vit, f, err) != VP_OK ||
+        (f->first < f->depth && vp_rel_pos_check(vit, *tokens, err) != VP_OK)) {
+        return err->code;
+    }
+    if ((f->first < f->depth || f->rope != NULL) &&
+        vp_rope_check(vit, f, f->images != NULL ? grid : NULL, *tokens, err) != VP_OK) {
         return err->code;
     }
     for (size_t i = 0; i < f->num_taps; i++) {
@@ -327,6 +371,14 @@ vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *f, size_t *t
     return VP_OK;
 }
 
+bool vp_vit_wants_positions(const vp_vit *vit, const vp_forward *f)
+{
+    const vp_config *c = &vit->config;
+    const bool embeds = f->part == NULL && (f->images != NULL || f->patches != NULL);
+    return embeds && c->pos_embed &&
+           (f->patches != NULL || c->pos_kind == VP_POS_FACTORIZED);
+}
+
 vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
                          const vp_forward *f, vp_error *err)
 {
@@ -334,6 +386,10 @@ vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
     vp_pass pass;
     if (vp_vit_check_forward(vit, f, &tokens, err) != VP_OK) {
         return err->code;
+    }
+    if (vp_vit_wants_positions(vit, f) && f->pos_embed == NULL) {
+        return vp_fail(err, VP_ERR_VALUE, "pos_embed must be given for %s",
+                       f->patches != NULL ? "patches" : "factorized positions");
     }
     if (f->batch == 0) {
         return VP_OK;
@@ -351,10 +407,7 @@ vp_status vp_vit_forward(const vp_vit *vit, vp_workspaces *workspaces,
         vp_mask mask;
         pass.batch = f->batch - pass.start < chunk ? f->batch - pass.start : chunk;
         if (f->mask != NULL) {
-            mask = *f->mask;
-            mask.bias = mask.bias != NULL ? mask.bias + pass.start * mask.batch : NULL;
-            mask.allowed =
-                mask.allowed != NULL ? mask.allowed + pass.start * mask.batch : NULL;
+            mask = vp_mask_from_image(f->mask, pass.start);
             pass.mask = &mask;
         }
         (f->part != NULL ? vp_part_forward : run_chunk)(&pass);

@@ -1,4 +1,4 @@
-/* VisionTransformer: building, and what a built one takes. SPDX-License-Identifier: Apache-2.0 */
+/* A model of any class: building, and what a built one takes. SPDX-License-Identifier: Apache-2.0 */
 #include "model/vit.h"
 
 #include <math.h>
@@ -57,6 +57,12 @@ void vp_vit_unref(vp_vit *vit)
         vp_weight_unref(*vit->params[i].slot);
     }
     vp_packed_free(&vit->pool.query);
+    for (size_t i = 0; vit->blocks != NULL && i < vit->config.depth; i++) {
+        vp_free(vit->blocks[i].attn[0].qkv_bias);
+    }
+    vp_free(vit->rope);
+    vp_rel_pos_free(vit);
+    vp_conv_stem_free(&vit->stem);
     vp_free(vit->params);
     vp_free(vit->blocks);
     vp_free(vit);
@@ -113,6 +119,11 @@ size_t vp_vit_weight_bytes(const vp_vit *vit)
     for (size_t i = 0; i < vit->num_params; i++) {
         bytes += vp_weight_bytes(*vit->params[i].slot);
     }
+    if (vit->rope != NULL) {
+        size_t grid[2];
+        vp_config_grid(&vit->config, grid);
+        bytes += vp_vit_rope_size(vit, grid) * sizeof(float);
+    }
     return bytes;
 }
 
@@ -126,21 +137,87 @@ unsigned long long vp_vit_pool_serial(const vp_vit *vit)
     return vit->pool.serial;
 }
 
+/* An empty weight for parameter i. */
+static vp_status new_weight(const vp_param *param, vp_weight **weight, vp_error *err)
+{
+    const size_t count = vp_param_count(param);
+    *weight = param->matrix
+                  ? vp_weight_create_matrix(param->shape[0], count / param->shape[0],
+                                            param->first, param->dtype)
+                  : vp_weight_create_plain(count);
+    return *weight != NULL ? VP_OK
+                           : vp_fail_memory(err, param->name, count * sizeof(float));
+}
+
+/* Takes the reference. */
+static void set_weight(vp_param *param, vp_weight *weight, bool random)
+{
+    vp_weight_unref(*param->slot);
+    *param->slot = weight;
+    param->random = random;
+}
+
+/* A finite number that rounds to infinity is an error: no layer would be left. */
+static vp_status check_f16(const vp_param *param, const float *numbers, vp_error *err)
+{
+    const uint32_t beyond = 0x477ff000u, infinity = 0x7f800000u; /* 65520 */
+    const size_t count = vp_param_count(param);
+    bool fits = true;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, numbers + i, sizeof bits);
+        fits = fits & ((bits & 0x7fffffffu) - beyond >= infinity - beyond);
+    }
+    return fits ? VP_OK
+                : vp_fail(err, VP_ERR_VALUE,
+                          "%s has numbers beyond 65504, float16's largest: keep it "
+                          "float32, or take bfloat16",
+                          param->name);
+}
+
 vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err)
 {
     vp_param *param = &vit->params[i];
-    const size_t count = vp_param_count(param);
-    vp_weight *weight =
-        param->matrix ? vp_weight_create_matrix(param->shape[0],
-                                                count / param->shape[0], param->first)
-                      : vp_weight_create_plain(count);
-    if (weight == NULL) {
-        return vp_fail_memory(err, param->name, count * sizeof(float));
+    vp_weight *weight;
+    if (param->dtype == VP_DTYPE_f16 && check_f16(param, numbers, err) != VP_OK) {
+        return err->code;
+    }
+    if (new_weight(param, &weight, err) != VP_OK) {
+        return err->code;
     }
     vp_weight_set(weight, numbers);
-    vp_weight_unref(*param->slot);
-    *param->slot = weight;
-    param->random = false;
+    set_weight(param, weight, false);
+    return VP_OK;
+}
+
+vp_status vp_vit_set_param_int(vp_vit *vit, size_t i, const int8_t *q,
+                               const float *scale, vp_error *err)
+{
+    vp_param *param = &vit->params[i];
+    vp_weight *weight;
+    if (new_weight(param, &weight, err) != VP_OK) {
+        return err->code;
+    }
+    vp_weight_set_int(weight, q, scale);
+    set_weight(param, weight, false);
+    return VP_OK;
+}
+
+vp_status vp_vit_set_dtype(vp_vit *vit, size_t i, vp_dtype dtype, vp_error *err)
+{
+    vp_param *param = &vit->params[i];
+    if (dtype != VP_DTYPE_f32 && !param->matrix) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "%s is no matrix of a linear layer: it stays float32, not %s",
+                       param->name, vp_dtype_title(dtype));
+    }
+    const size_t k = vp_param_count(param) / vp_max(param->shape[0], 1);
+    if (vp_dtype_is_int(dtype) && k > VP_MOST_INT_INPUTS) {
+        return vp_fail(err, VP_ERR_VALUE,
+                       "%s has %zu inputs: sums of %s stay below 2^31 up to %zu",
+                       param->name, k, vp_dtype_title(dtype), VP_MOST_INT_INPUTS);
+    }
+    param->dtype = dtype;
     return VP_OK;
 }
 
@@ -169,11 +246,54 @@ bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start
     if (at == from->num_params || !same_shape(param, &from->params[at])) {
         return false;
     }
-    vp_weight_unref(*param->slot);
-    *param->slot = vp_weight_ref(*from->params[at].slot);
-    param->random = from->params[at].random;
+    set_weight(param, vp_weight_ref(*from->params[at].slot), from->params[at].random);
+    param->dtype = from->params[at].dtype;
     *start = at + 1;
     return true;
+}
+
+vp_status vp_vit_convert_param(vp_vit *vit, size_t i, const vp_vit *from,
+                               vp_dtype dtype, vp_error *err)
+{
+    vp_param *param = &vit->params[i];
+    size_t start = i;
+    if (vp_vit_set_dtype(vit, i, dtype, err) != VP_OK) {
+        return err->code;
+    }
+    if (!vp_vit_share_param(vit, i, from, &start)) {
+        return vp_fail(err, VP_ERR_KEY, "%s", param->name);
+    }
+    if (param->dtype == dtype) {
+        return VP_OK;
+    }
+    const vp_weight *weight = *param->slot;
+    const bool random = param->random;
+    /* numbers, or integers with their scales behind them, which are then no other */
+    const bool ints = vp_dtype_is_int(weight->dtype) && vp_dtype_is_int(dtype);
+    const size_t floats = vp_size_add(weight->count, param->shape[0]);
+    const size_t bytes = vp_size_mul(floats, sizeof(float));
+    float *numbers = vp_alloc(bytes), *scale = numbers + weight->count;
+    if (numbers == NULL) {
+        return vp_fail_memory(err, param->name, bytes);
+    }
+    param->dtype = dtype;
+    vp_status status;
+    if (ints) {
+        vp_weight_get_int(weight, (int8_t *)numbers, scale);
+        status = vp_vit_set_param_int(vit, i, (int8_t *)numbers, scale, err);
+    } else {
+        vp_weight_get(weight, numbers);
+        status = vp_vit_set_param(vit, i, numbers, err);
+    }
+    param->random = random;
+    vp_free(numbers);
+    return status;
+}
+
+vp_dtype vp_vit_dtype_of(const vp_vit *vit, const char *name)
+{
+    const size_t i = vp_vit_find_param(vit, name, 0);
+    return i < vit->num_params ? vit->params[i].dtype : VP_DTYPE_f32;
 }
 
 void vp_vit_mark_random(vp_vit *vit, size_t i)
@@ -212,8 +332,30 @@ static void derive_lambda(vp_attn *attn, size_t depth, size_t d)
     attn->lambda = (float)(exp(first) - exp(second) + init);
 }
 
+/* The two matrices of a gated MLP, whose products go together. */
+static vp_status check_gates(const vp_vit *vit, vp_error *err)
+{
+    for (size_t i = 0; i < vit->config.depth; i++) {
+        for (int j = 0; j < 2; j++) {
+            const vp_mlp *mlp = &vit->blocks[i].mlp[j];
+            const vp_weight *gate = mlp->fc1_g.weight, *value = mlp->fc1_x.weight;
+            if (gate != NULL && value != NULL && gate->dtype != value->dtype) {
+                return vp_fail(
+                    err, VP_ERR_VALUE,
+                    "fc1_g.weight and fc1_x.weight of block %zu are multiplied "
+                    "together and must have one dtype, not %s and %s",
+                    i, vp_dtype_title(gate->dtype), vp_dtype_title(value->dtype));
+            }
+        }
+    }
+    return VP_OK;
+}
+
 vp_status vp_vit_finish(vp_vit *vit, vp_error *err)
 {
+    if (check_gates(vit, err) != VP_OK) {
+        return err->code;
+    }
     if (vp_config_is_diff(&vit->config)) {
         for (size_t i = 0; i < vit->config.depth; i++) {
             for (int j = 0; j < 2; j++) {
@@ -223,6 +365,11 @@ vp_status vp_vit_finish(vp_vit *vit, vp_error *err)
                 }
             }
         }
+    }
+    if (vp_attn_finish(vit, err) != VP_OK || vp_rope_finish(vit, err) != VP_OK ||
+        vp_rel_pos_finish(vit, err) != VP_OK ||
+        vp_conv_stem_finish(vit, err) != VP_OK) {
+        return err->code;
     }
     return vp_attn_pool_finish(vit, err);
 }
@@ -241,7 +388,7 @@ vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
                            "(set_input_size changes that)",
                            height, width, c->img_size[0], c->img_size[1]);
         }
-    } else if (!c->dynamic_img_pad &&
+    } else if (c->embed == VP_EMBED_PATCH && !c->dynamic_img_pad &&
                (height % c->patch_size[0] != 0 || width % c->patch_size[1] != 0)) {
         return vp_fail(
             err, VP_ERR_VALUE,
@@ -250,7 +397,8 @@ vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
             height, width, c->patch_size[0], c->patch_size[1]);
     }
     for (int i = 0; i < 2; i++) {
-        grid[i] = c->dynamic_img_pad
+        /* a stem's convolutions leave out what does not fill a patch */
+        grid[i] = c->dynamic_img_pad && c->embed == VP_EMBED_PATCH
                       ? size[i] / c->patch_size[i] + (size[i] % c->patch_size[i] != 0)
                       : size[i] / c->patch_size[i];
         if (grid[i] == 0 || grid[i] > (size_t)1 << 16) {
@@ -267,11 +415,11 @@ vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
 vp_status vp_vit_check_pool(const vp_vit *vit, vp_pool pool, vp_error *err)
 {
     const vp_config *c = &vit->config;
-    if (pool == VP_POOL_TOKEN && !c->class_token) {
-        return vp_fail(
-            err, VP_ERR_VALUE,
-            "pool_type 'token' needs the class token, but this model was built "
-            "with class_token=False");
+    /* timm's distilled model has VisionTransformer's pool(): of any of its tokens */
+    vp_config any = *c;
+    any.family = c->dist_token ? VP_FAMILY_VIT : c->family;
+    if (vp_config_check_pool(&any, "pool_type", pool, err) != VP_OK) {
+        return err->code;
     }
     if ((pool == VP_POOL_MAP || pool == VP_POOL_PRR) && c->attn_pool != pool) {
         return vp_fail(
@@ -288,7 +436,9 @@ vp_status vp_vit_check_tokens(const vp_vit *vit, vp_pool pool, size_t n, vp_erro
     const vp_config *c = &vit->config;
     const bool patches = pool != VP_POOL_NONE && pool != VP_POOL_TOKEN &&
                          !vp_config_include_prefix(c, pool);
-    const size_t least = patches ? vp_config_prefix(c) + 1 : 1;
+    const size_t least = patches ? vp_config_prefix(c) + 1
+                         : c->dist_token && pool == VP_POOL_TOKEN ? 2
+                                                                  : 1;
     if (n < least || n > (size_t)1 << 24) {
         return vp_fail(err, VP_ERR_VALUE,
                        "x must have shape (B, N, %zu) with N, the tokens, from %zu to "

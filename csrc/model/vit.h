@@ -1,4 +1,4 @@
-/* timm's VisionTransformer: the public header of the core.
+/* timm's Vision Transformers: the public header of the core.
  *
  * A vp_vit is built once (create, then each parameter set), then never changed, counted by
  * references and safe to use from any thread. What changes a model (reset_classifier,
@@ -26,6 +26,7 @@ typedef struct {
     bool matrix;      /* packed; shape[0] rows */
     size_t first;     /* rows of the first part, see vp_weight_create_matrix */
     bool random;      /* drawn by vp_vit_init_param, and nothing was set since */
+    vp_dtype dtype;   /* what its numbers are kept as; f32 but where set otherwise */
 } vp_param;
 
 /* A model without numbers, one reference. VP_ERR_VALUE or VP_ERR_MEMORY. */
@@ -62,9 +63,27 @@ size_t vp_vit_find_param(const vp_vit *vit, const char *name, size_t start);
 /* Building. Parameter i gets a copy of numbers[count]; or shares `from`'s parameter of the
  * same name and shape (false where there is none); or fresh random numbers, timm's
  * distribution for `mode` ("", "jax", "jax_nlhb", "moco", "reset"; else VP_ERR_VALUE).
- * Sharing begins its search at *start, which it leaves behind what it has found. */
+ * What is shared keeps its dtype. Sharing begins its search at *start, which it leaves behind
+ * what it has found. VP_ERR_VALUE: a finite number is beyond what a float16 parameter holds. */
 vp_status vp_vit_set_param(vp_vit *vit, size_t i, const float *numbers, vp_error *err);
 bool vp_vit_share_param(vp_vit *vit, size_t i, const vp_vit *from, size_t *start);
+
+/* What parameter i is kept as from its next set_param on; before it has numbers. VP_ERR_VALUE: it
+ * is no matrix, or has too many inputs for integers. */
+vp_status vp_vit_set_dtype(vp_vit *vit, size_t i, vp_dtype dtype, vp_error *err);
+
+/* Parameter i gets integers q[n][k], -127 to 127, and scale[n]; its dtype is one of integers. */
+vp_status vp_vit_set_param_int(vp_vit *vit, size_t i, const int8_t *q,
+                               const float *scale, vp_error *err);
+
+/* Parameter i gets the numbers of `from`'s of the same name and shape as this dtype: shared
+ * where that is what `from` keeps, else rounded anew; whether it is random stays. VP_ERR_KEY
+ * names one that `from` lacks; VP_ERR_VALUE as vp_vit_set_dtype. */
+vp_status vp_vit_convert_param(vp_vit *vit, size_t i, const vp_vit *from,
+                               vp_dtype dtype, vp_error *err);
+
+/* The dtype of the parameter of that name, f32 where there is none. */
+vp_dtype vp_vit_dtype_of(const vp_vit *vit, const char *name);
 
 /* Says that what parameter i was set to is random all the same: resampled from random
  * numbers, or drawn elsewhere. */
@@ -80,8 +99,8 @@ vp_status vp_vit_init_param(vp_vit *vit, size_t i, const vp_init *init, vp_error
 vp_status vp_vit_finish(vp_vit *vit, vp_error *err);
 
 /* timm's reset_classifier: a new model with num_classes outputs (0: no head) and, unless
- * pool is NULL, that pool. The head is fresh, drawn with `seed`; all other weights are
- * shared. An attention pool stays, with its serial, as long as `pool` is that pool or NULL;
+ * pool is NULL, that pool. The head is fresh, drawn with `seed`, in float32; all other weights
+ * are shared. An attention pool stays, with its serial, as long as `pool` is that pool or NULL;
  * another pool drops it. VP_ERR_VALUE for a pool that needs an attention pool which the
  * model lacks, unless add_attn_pool asks for a fresh one; and for a token pool without a
  * class token. norm and fc_norm stay where they are. (model/classifier.c) */
@@ -148,16 +167,24 @@ typedef struct {
      * before block `first`, as a tap gives them. */
     const float *images; /* (B, in_chans, height, width) */
     size_t height, width;
-    const float *pos_embed; /* resampled to this grid, or NULL: the model's own */
-    const float *tokens;    /* (B, num_tokens, C) */
+    /* In place of images, NaFlexVit: rows (B, num_patches, in_chans * ph * pw) of pixels as
+     * its embedding takes them, of which each row has its position in pos_embed. */
+    const float *patches;
+    size_t num_patches;
+    /* Resampled to this grid, or NULL: the model's own. See vp_vit_wants_positions. */
+    const float *pos_embed;
+    /* The rotary table of this grid (vp_vit_rope), or NULL: the model's own, of whose grid the
+     * patches then are. */
+    const float *rope;
+    const float *tokens; /* (B, num_tokens, C) */
     size_t num_tokens;
     const vp_mask *mask; /* strides as vp_mask; or NULL */
     size_t first, depth; /* blocks [first, depth) run */
     vp_output output;
     float *out;
     /* NULL, or the path of a module that runs alone: images or tokens (B, num_tokens, in)
-     * go into it, `out` gets what vp_vit_part says. Then no field but mask is read further:
-     * first, depth, output, taps, maps are not. */
+     * go into it, `out` gets what vp_vit_part says. Then no fields but mask and rope are read
+     * further: first, depth, output, taps, maps are not. */
     const char *part;
     const vp_tap *taps;
     size_t num_taps;
@@ -189,10 +216,21 @@ vp_status vp_vit_part(const vp_vit *vit, const char *path, vp_part_info *info,
 vp_status vp_vit_check_forward(const vp_vit *vit, const vp_forward *forward,
                                size_t *tokens, vp_error *err);
 
+/* Must the request bring positions? Patches lie where only the caller knows, and factorized
+ * positions are not kept as a sum. */
+bool vp_vit_wants_positions(const vp_vit *vit, const vp_forward *forward);
+
 /* Is (height, width) an input that this model takes? VP_ERR_VALUE says which fit. The
  * grid of patches it gives goes to grid[2]. */
 vp_status vp_vit_check_size(const vp_vit *vit, size_t height, size_t width,
                             size_t grid[2], vp_error *err);
+
+/* Floats of the rotary table of a grid, 0 without rope; its dimensions, which are returned:
+ * (patches, 2 D), or with mixed rope (depth, H, patches, 2 D); and the table, which is what
+ * vp_forward.rope takes. (model/rotary.c) */
+size_t vp_vit_rope_size(const vp_vit *vit, const size_t grid[2]);
+int vp_vit_rope_shape(const vp_vit *vit, size_t patches, size_t shape[4]);
+void vp_vit_rope(const vp_vit *vit, const size_t grid[2], float *table);
 
 /* (H', N, N), the shape of one image's attention weights of a block, or with VP_MAP_POOL of
  * the pool; tokens: N of the image. */

@@ -21,7 +21,7 @@ vp_weight *vp_weight_create_plain(size_t count)
     return weight;
 }
 
-vp_weight *vp_weight_create_matrix(size_t n, size_t k, size_t first)
+vp_weight *vp_weight_create_matrix(size_t n, size_t k, size_t first, vp_dtype dtype)
 {
     vp_weight *weight = vp_alloc_zero(sizeof *weight);
     if (weight == NULL) {
@@ -29,11 +29,11 @@ vp_weight *vp_weight_create_matrix(size_t n, size_t k, size_t first)
     }
     weight->refs = 1;
     weight->count = n * k;
+    weight->dtype = dtype;
     weight->parts = first > 0 && first < n ? 2 : 1;
     const size_t rows[2] = {weight->parts == 2 ? first : n, n - first};
     for (size_t p = 0; p < weight->parts; p++) {
-        if (vp_packed_init(&weight->packed[p], vp_ukr_for(VP_DTYPE_f32), rows[p], k) !=
-            0) {
+        if (vp_packed_init(&weight->packed[p], vp_ukr_for(dtype), rows[p], k) != 0) {
             vp_weight_unref(weight);
             return NULL;
         }
@@ -80,6 +80,26 @@ void vp_weight_get(const vp_weight *weight, float *numbers)
     for (size_t p = 0; p < weight->parts; p++) {
         vp_unpack(&weight->packed[p], numbers);
         numbers += weight->packed[p].n * weight->packed[p].k;
+    }
+}
+
+void vp_weight_set_int(vp_weight *weight, const int8_t *q, const float *scale)
+{
+    for (size_t p = 0; p < weight->parts; p++) {
+        vp_packed *packed = &weight->packed[p];
+        vp_pack_int(packed, q, scale);
+        q += packed->n * packed->k;
+        scale += packed->n;
+    }
+}
+
+void vp_weight_get_int(const vp_weight *weight, int8_t *q, float *scale)
+{
+    for (size_t p = 0; p < weight->parts; p++) {
+        const vp_packed *packed = &weight->packed[p];
+        vp_unpack_int(packed, q, scale);
+        q += packed->n * packed->k;
+        scale += packed->n;
     }
 }
 

@@ -9,6 +9,7 @@
 typedef struct {
     size_t channels, height, width; /* of an image, as it came */
     size_t patch_h, patch_w, grid_h, grid_w;
+    bool channels_last; /* in a row: [patch_h][patch_w][channels], timm's NaFlexVit */
 } vp_patch_grid;
 
 /* rows[b * grid_h * grid_w + p][channels * patch_h * patch_w] = patch p of image b of
@@ -16,5 +17,9 @@ typedef struct {
  * (dynamic_img_pad); what the grid leaves over is not read. */
 void vp_patch_rows(const vp_run *run, const vp_patch_grid *grid, size_t batch,
                    float *rows, size_t ldr, const float *images);
+
+/* rows[count][width], rows ldr apart = patches[count][width] that the caller has cut. */
+void vp_patch_rows_copy(const vp_run *run, size_t count, size_t width, float *rows,
+                        size_t ldr, const float *patches);
 
 #endif

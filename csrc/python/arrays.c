@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "model/info.h"
+
 /* A door: which dtypes come in, and the words for them. Numbers are widened or rounded to
  * float32, but a dtype never changes what a number means: a bool mask is no float. */
 typedef struct {
@@ -34,15 +36,26 @@ static bool is_float_or_bool(PyArray_Descr *dtype)
     return dtype->type_num == NPY_BOOL || is_float(dtype);
 }
 
+static bool is_float32(PyArray_Descr *dtype)
+{
+    return dtype->type_num == NPY_FLOAT;
+}
+
 static bool is_uint8(PyArray_Descr *dtype)
 {
     return dtype->type_num == NPY_UINT8;
 }
 
+static bool is_int8(PyArray_Descr *dtype)
+{
+    return dtype->type_num == NPY_INT8;
+}
+
 #define FLOATS "float32 (or float16, float64, bfloat16)"
 static const door floats = {FLOATS, is_float},
                   floats_or_bool = {"bool or " FLOATS, is_float_or_bool},
-                  uint8 = {"uint8", is_uint8};
+                  float32 = {"float32", is_float32}, uint8 = {"uint8", is_uint8},
+                  int8 = {"int8", is_int8};
 
 /* Calls `method` of *object, if it has that, and puts the result in its place; false, and
  * *object is NULL, where the call raises. */
@@ -181,14 +194,38 @@ static PyArrayObject *take(PyObject *object, const char *what, const door *in)
     return array;
 }
 
+/* `given` as a plain, C-contiguous, aligned array of `type`, by NumPy. */
+static PyArrayObject *cast(PyArrayObject *given, int type)
+{
+    return (PyArrayObject *)PyArray_FROM_OTF((PyObject *)given, type,
+                                             NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST |
+                                                 NPY_ARRAY_ENSUREARRAY);
+}
+
+/* float16 as float32, several times as fast as NumPy casts it. */
+static PyArrayObject *widen(PyArrayObject *given)
+{
+    PyArrayObject *halves = cast(given, NPY_HALF), *out = NULL;
+    if (halves != NULL) {
+        out = vp_array_new(PyArray_NDIM(halves), PyArray_DIMS(halves));
+    }
+    if (out != NULL) {
+        const size_t n = (size_t)PyArray_SIZE(halves);
+        Py_BEGIN_ALLOW_THREADS
+        vp_widen_f16(PyArray_DATA(out), PyArray_DATA(halves), n);
+        Py_END_ALLOW_THREADS
+    }
+    Py_XDECREF(halves);
+    return out;
+}
+
 /* Consumes `given`: the same numbers as a plain, C-contiguous, aligned array of `type`. */
 static PyArrayObject *plain_array(PyArrayObject *given, int type)
 {
-    PyObject *plain = PyArray_FROM_OTF((PyObject *)given, type,
-                                       NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST |
-                                           NPY_ARRAY_ENSUREARRAY);
+    const bool half = type == NPY_FLOAT && PyArray_TYPE(given) == NPY_HALF;
+    PyArrayObject *plain = half ? widen(given) : cast(given, type);
     Py_DECREF(given);
-    return (PyArrayObject *)plain;
+    return plain;
 }
 
 /* As take, with `ndim` dimensions, converted to `type`. */
@@ -220,6 +257,16 @@ PyArrayObject *vp_pixels_from(PyObject *object, const char *what, int ndim,
                               const char *axes)
 {
     return take_plain(object, what, ndim, axes, &uint8, NPY_UINT8);
+}
+
+PyArrayObject *vp_int8_from(PyObject *object, const char *what)
+{
+    return take_plain(object, what, -1, "", &int8, NPY_INT8);
+}
+
+PyArrayObject *vp_scale_from(PyObject *object, const char *what)
+{
+    return take_plain(object, what, 1, "(outputs,)", &float32, NPY_FLOAT);
 }
 
 PyArrayObject *vp_array_new(int ndim, const npy_intp *shape)

@@ -54,6 +54,11 @@ PyArrayObject *vp_array_from(PyObject *object, const char *what, int ndim,
 PyArrayObject *vp_pixels_from(PyObject *object, const char *what, int ndim,
                               const char *axes);
 
+/* Integers of a weight, from nothing but int8, and their scales (outputs,), from nothing but
+ * float32. */
+PyArrayObject *vp_int8_from(PyObject *object, const char *what);
+PyArrayObject *vp_scale_from(PyObject *object, const char *what);
+
 /* A new float32 array. */
 PyArrayObject *vp_array_new(int ndim, const npy_intp *shape);
 
@@ -73,11 +78,15 @@ int vp_config_from_dict(PyObject *options, vp_config *config);
 PyObject *vp_config_to_dict(const vp_config *config);
 
 /* A pool from None (-> 0), or a str (-> 1); -1: TypeError or ValueError. */
-int vp_pool_from(PyObject *object, const char *what, vp_pool *pool);
+int vp_pool_from(PyObject *object, const char *what, vp_family family, vp_pool *pool);
 
 /* -- model.c -- */
 
 extern PyType_Spec vp_model_spec;
+
+/* -- steps.c -- */
+
+extern PyMethodDef vp_optimizer_functions[];
 
 /* -- params.c -- */
 

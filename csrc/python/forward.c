@@ -6,10 +6,12 @@
 const char vp_model_run_doc[] =
     "_run($self, x, output, attn_mask=None, is_causal=False, pos_embed=None, "
     "depth=-1,\n"
-    "     taps=(), maps=(), profile=False, first=None)\n--\n\n"
+    "     taps=(), maps=(), profile=False, first=None, rope=None, "
+    "patches=False)\n--\n\n"
     "One forward pass of images x or, where first is given, of tokens x, shape "
     "(batch,\n"
-    "tokens, embed_dim), before block first.\n"
+    "tokens, embed_dim), before block first. With patches x is rows of pixels, shape\n"
+    "(batch, patches, pixels), and pos_embed has a position for each.\n"
     "output: 0 nothing, 1 features, 2 pre_logits, 3 logits. depth: the blocks before "
     "it\n"
     "run; -1: all.\n"
@@ -17,12 +19,15 @@ const char vp_model_run_doc[] =
     "'attn' (after attention, before the MLP) or 'out'. maps: (block, which) pairs, "
     "block\n"
     "-1 for the pool.\n"
+    "rope: the rotary table of the patches, as _rope gives it; None: of the model's "
+    "own "
+    "grid.\n"
     "Gives (output or None, [taps], [maps], profile dict or None).";
 
 /* Everything a request needs, owned; released in one place. */
 typedef struct {
     vp_vit *vit;
-    PyArrayObject *x, *pos_embed, *out;
+    PyArrayObject *x, *pos_embed, *rope, *out;
     vp_py_mask mask;
     PyObject *tap_arrays, *map_arrays; /* lists */
     vp_tap *taps;
@@ -37,6 +42,7 @@ static void request_free(request *r)
     vp_vit_unref(r->vit);
     Py_XDECREF(r->x);
     Py_XDECREF(r->pos_embed);
+    Py_XDECREF(r->rope);
     Py_XDECREF(r->out);
     vp_py_mask_free(&r->mask);
     Py_XDECREF(r->tap_arrays);
@@ -79,6 +85,28 @@ static int take_images(request *r, PyObject *x)
     return 0;
 }
 
+/* Patches as NaFlexVit's embedding takes them. */
+static int take_patches(request *r, PyObject *x)
+{
+    const vp_config *c = vp_vit_config(r->vit);
+    const size_t width = c->in_chans * c->patch_size[0] * c->patch_size[1];
+    r->x = vp_array_from(x, "patches", 3, "(B, N, pixels)");
+    if (r->x == NULL) {
+        return -1;
+    }
+    const npy_intp *shape = PyArray_DIMS(r->x);
+    if ((size_t)shape[2] != width) {
+        PyErr_Format(PyExc_ValueError,
+                     "patches must have shape (B, N, %zu), not (%zd, %zd, %zd)", width,
+                     (Py_ssize_t)shape[0], (Py_ssize_t)shape[1], (Py_ssize_t)shape[2]);
+        return -1;
+    }
+    r->forward.patches = PyArray_DATA(r->x);
+    r->forward.batch = (size_t)shape[0];
+    r->forward.num_patches = (size_t)shape[1];
+    return 0;
+}
+
 /* Tokens that go into block `first`. */
 static int take_tokens(request *r, PyObject *x, PyObject *first)
 {
@@ -94,6 +122,23 @@ static int take_tokens(request *r, PyObject *x, PyObject *first)
     return 0;
 }
 
+PyArrayObject *vp_pos_embed_from(const vp_vit *vit, PyObject *object, size_t rows)
+{
+    const size_t width = vp_vit_config(vit)->embed_dim;
+    PyArrayObject *array =
+        vp_array_from(object, "pos_embed", 3, "(1, tokens, embed_dim)");
+    const npy_intp *shape = array != NULL ? PyArray_DIMS(array) : NULL;
+    if (array != NULL &&
+        (shape[0] != 1 || (size_t)shape[1] != rows || (size_t)shape[2] != width)) {
+        PyErr_Format(PyExc_ValueError,
+                     "pos_embed must have shape (1, %zu, %zu), not (%zd, %zd, %zd)",
+                     rows, width, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1],
+                     (Py_ssize_t)shape[2]);
+        Py_CLEAR(array);
+    }
+    return array;
+}
+
 /* The position embedding must have a row for each token it is added to. */
 static int take_pos_embed(request *r, PyObject *pos_embed)
 {
@@ -101,7 +146,7 @@ static int take_pos_embed(request *r, PyObject *pos_embed)
     const size_t rows = r->tokens - (c->no_embed_class ? vp_config_prefix(c) : 0);
     const size_t own =
         vp_config_patches(c) + (c->no_embed_class ? 0 : vp_config_prefix(c));
-    if (!c->pos_embed || r->forward.images == NULL) {
+    if (!c->pos_embed || (r->forward.images == NULL && r->forward.patches == NULL)) {
         if (pos_embed != Py_None) {
             PyErr_SetString(PyExc_ValueError,
                             "pos_embed must be None: it is not added");
@@ -110,27 +155,46 @@ static int take_pos_embed(request *r, PyObject *pos_embed)
         return 0;
     }
     if (pos_embed == Py_None) {
-        if (rows != own) {
-            PyErr_Format(PyExc_ValueError,
-                         "pos_embed must be given for this image size");
+        if (rows != own || vp_vit_wants_positions(r->vit, &r->forward)) {
+            PyErr_Format(PyExc_ValueError, "pos_embed must be given for %s",
+                         rows != own ? "this image size" : "this model");
             return -1;
         }
         return 0;
     }
-    r->pos_embed = vp_array_from(pos_embed, "pos_embed", 3, "(1, tokens, embed_dim)");
+    r->pos_embed = vp_pos_embed_from(r->vit, pos_embed, rows);
     if (r->pos_embed == NULL) {
-        return -1;
-    }
-    const npy_intp *shape = PyArray_DIMS(r->pos_embed);
-    if (shape[0] != 1 || (size_t)shape[1] != rows || (size_t)shape[2] != c->embed_dim) {
-        PyErr_Format(PyExc_ValueError,
-                     "pos_embed must have shape (1, %zu, %zu), not (%zd, %zd, %zd)",
-                     rows, c->embed_dim, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1],
-                     (Py_ssize_t)shape[2]);
         return -1;
     }
     r->forward.pos_embed = PyArray_DATA(r->pos_embed);
     return 0;
+}
+
+PyArrayObject *vp_rope_from(PyObject *object)
+{
+    return vp_array_from(object, "rope", -1, "(patches, 2 * head width)");
+}
+
+int vp_check_rope(const vp_vit *vit, PyArrayObject *rope, size_t tokens)
+{
+    size_t shape[4];
+    const int ndim =
+        vp_vit_rope_shape(vit, tokens - vp_config_prefix(vp_vit_config(vit)), shape);
+    bool fits = PyArray_NDIM(rope) == ndim;
+    for (int i = 0; fits && i < ndim; i++) {
+        fits = (size_t)PyArray_DIM(rope, i) == shape[i];
+    }
+    if (!fits) {
+        PyObject *given = PyObject_GetAttrString((PyObject *)rope, "shape");
+        char wanted[96];
+        (void)snprintf(wanted, sizeof wanted,
+                       ndim == 2 ? "(%zu, %zu)" : "(%zu, %zu, %zu, %zu)", shape[0],
+                       shape[1], shape[2], shape[3]);
+        PyErr_Format(PyExc_ValueError, "rope must have shape %s, not %S", wanted,
+                     given);
+        Py_XDECREF(given);
+    }
+    return fits ? 0 : -1;
 }
 
 /* A tuple of what `taps` or `maps` is, items zeroed for it at *items; its length, or -1. */
@@ -314,16 +378,17 @@ static int output_from(PyObject *object)
 
 PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x",         "output", "attn_mask", "is_causal",
-                            "pos_embed", "depth",  "taps",      "maps",
-                            "profile",   "first",  NULL};
+    static char *names[] = {"x",     "output",  "attn_mask", "is_causal", "pos_embed",
+                            "depth", "taps",    "maps",      "profile",   "first",
+                            "rope",  "patches", NULL};
     PyObject *x, *output_object, *attn_mask = Py_None, *pos_embed = Py_None;
     PyObject *depth_object = NULL, *taps = NULL, *maps = NULL;
-    PyObject *first = Py_None;
-    int is_causal = 0, profile = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OpOOOOpO:_run", names, &x,
+    PyObject *first = Py_None, *rope = Py_None;
+    int is_causal = 0, profile = 0, patches = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OpOOOOpOOp:_run", names, &x,
                                      &output_object, &attn_mask, &is_causal, &pos_embed,
-                                     &depth_object, &taps, &maps, &profile, &first)) {
+                                     &depth_object, &taps, &maps, &profile, &first,
+                                     &rope, &patches)) {
         return NULL;
     }
     const int output = output_from(output_object);
@@ -344,16 +409,26 @@ PyObject *vp_model_run(PyObject *object, PyObject *args, PyObject *kwargs)
     r.forward.depth = depth == -1 ? c->depth : (size_t)depth;
     r.forward.output = (vp_output)output;
     r.forward.profile = profile ? &r.profile : NULL;
-    if ((first == Py_None ? take_images(&r, x) : take_tokens(&r, x, first)) < 0 ||
+    if ((first != Py_None ? take_tokens(&r, x, first)
+         : patches        ? take_patches(&r, x)
+                          : take_images(&r, x)) < 0 ||
         (taps != NULL && take_taps(&r, taps) < 0) ||
         (maps != NULL && take_maps(&r, maps) < 0)) {
         goto done;
+    }
+    if (rope != Py_None) {
+        r.rope = vp_rope_from(rope);
+        if (r.rope == NULL) {
+            goto done;
+        }
+        r.forward.rope = PyArray_DATA(r.rope);
     }
     if (vp_vit_check_forward(r.vit, &r.forward, &r.tokens, &err) != VP_OK) {
         result = vp_raise(&err);
         goto done;
     }
     if (take_pos_embed(&r, pos_embed) < 0 ||
+        (r.rope != NULL && vp_check_rope(r.vit, r.rope, r.tokens) < 0) ||
         vp_py_mask_init(&r.mask, attn_mask, is_causal, r.forward.batch, c->num_heads,
                         r.tokens) < 0 ||
         new_arrays(&r) < 0) {

@@ -108,10 +108,14 @@ PyObject *vp_model_pool(PyObject *object, PyObject *args, PyObject *kwargs)
     vp_workspaces *workspaces;
     vp_error err;
     vp_pool pool = VP_POOL_NONE;
-    const int given = vp_pool_from(pool_type, "pool_type", &pool);
-    vp_vit *vit = given >= 0 ? vp_model_acquire((vp_model *)object, &workspaces) : NULL;
-    pool = vit != NULL && !given ? vp_vit_config(vit)->global_pool : pool;
-    PyArrayObject *tokens = vit != NULL ? take_tokens(vit, pool, x) : NULL, *out = NULL;
+    vp_vit *vit = vp_model_acquire((vp_model *)object, &workspaces);
+    if (vit == NULL) {
+        return NULL;
+    }
+    const vp_config *c = vp_vit_config(vit);
+    const int given = vp_pool_from(pool_type, "pool_type", c->family, &pool);
+    pool = given == 0 ? c->global_pool : pool;
+    PyArrayObject *tokens = given >= 0 ? take_tokens(vit, pool, x) : NULL, *out = NULL;
     if (tokens != NULL) {
         const npy_intp *shape = PyArray_DIMS(tokens);
         const npy_intp pooled[2] = {shape[0], shape[2]};

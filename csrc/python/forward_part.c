@@ -5,15 +5,14 @@
 #include "python/model.h"
 
 const char vp_model_part_doc[] =
-    "_run_part($self, path, x, attn_mask=None, is_causal=False, /)\n--\n\n"
+    "_run_part($self, path, x, attn_mask=None, is_causal=False, rope=None, /)\n--\n\n"
     "What the module at this path makes of x: images for the patch embedding and its\n"
     "proj, which give (batch, patches, embed_dim); tokens (batch, tokens, embed_dim) "
     "for\n"
-    "attention, which alone takes a mask, and for the attention pool; rows (..., "
-    "width) "
-    "for\n"
-    "any other, and what shape it may for an activation. KeyError: nothing of that "
-    "path computes alone.";
+    "attention, which alone takes a mask and a rotary table (_run), and for the "
+    "attention\n"
+    "pool; rows (..., width) for any other, and what shape it may for an activation. "
+    "KeyError: nothing of that path computes alone.";
 
 /* Any number of rows, each of `width`. */
 static PyArrayObject *take_rows(PyObject *x, size_t width)
@@ -122,9 +121,10 @@ static const char *path_from(PyObject *object)
 
 PyObject *vp_model_part(PyObject *object, PyObject *args)
 {
-    PyObject *path, *x, *attn_mask = Py_None;
+    PyObject *path, *x, *attn_mask = Py_None, *rope = Py_None;
     int is_causal = 0;
-    if (!PyArg_ParseTuple(args, "OO|Op:_run_part", &path, &x, &attn_mask, &is_causal)) {
+    if (!PyArg_ParseTuple(args, "OO|OpO:_run_part", &path, &x, &attn_mask, &is_causal,
+                          &rope)) {
         return NULL;
     }
     vp_forward forward = {.part = path_from(path)};
@@ -133,7 +133,7 @@ PyObject *vp_model_part(PyObject *object, PyObject *args)
     vp_py_mask mask = {0};
     vp_error err;
     size_t tokens;
-    PyArrayObject *array = NULL, *out = NULL;
+    PyArrayObject *array = NULL, *table = NULL, *out = NULL;
     vp_vit *vit =
         forward.part != NULL ? vp_model_acquire((vp_model *)object, &workspaces) : NULL;
     if (vit == NULL) {
@@ -148,12 +148,27 @@ PyObject *vp_model_part(PyObject *object, PyObject *args)
                      forward.part);
         goto done;
     }
+    if (info.shape != VP_PART_TOKENS && rope != Py_None) {
+        PyErr_Format(PyExc_ValueError, "%s takes no rope: attention does",
+                     forward.part);
+        goto done;
+    }
     array = take(vit, &info, x, &forward);
     if (array == NULL) {
         goto done;
     }
+    if (rope != Py_None) {
+        table = vp_rope_from(rope);
+        if (table == NULL) {
+            goto done;
+        }
+        forward.rope = PyArray_DATA(table);
+    }
     if (vp_vit_check_forward(vit, &forward, &tokens, &err) != VP_OK) {
         (void)vp_raise(&err);
+        goto done;
+    }
+    if (table != NULL && vp_check_rope(vit, table, tokens) < 0) {
         goto done;
     }
     if (vp_py_mask_init(&mask, attn_mask, is_causal, forward.batch,
@@ -175,6 +190,7 @@ PyObject *vp_model_part(PyObject *object, PyObject *args)
     }
 done:
     Py_XDECREF(array);
+    Py_XDECREF(table);
     vp_py_mask_free(&mask);
     vp_vit_unref(vit);
     return (PyObject *)out;

@@ -284,6 +284,56 @@ static PyObject *model_grid(PyObject *object, PyObject *args)
                : vp_raise(&err);
 }
 
+PyDoc_STRVAR(
+    rope_doc,
+    "_rope($self, height, width, /)\n--\n\n"
+    "The rotary table of a grid of height x width patches, what _run takes as rope: "
+    "(patches,\n"
+    "2 * head width), cosines and signed sines, or with mixed rope (depth, heads, "
+    "patches, ...).\n"
+    "ValueError: this model has none.");
+
+static PyObject *model_rope(PyObject *object, PyObject *args)
+{
+    PyObject *height_object, *width_object;
+    if (!PyArg_ParseTuple(args, "OO:_rope", &height_object, &width_object)) {
+        return NULL;
+    }
+    const Py_ssize_t height = vp_count_from(height_object, "height");
+    const Py_ssize_t width = height >= 0 ? vp_count_from(width_object, "width") : -1;
+    vp_vit *vit = width >= 0 ? vp_model_acquire((vp_model *)object, NULL) : NULL;
+    if (vit == NULL) {
+        return NULL;
+    }
+    const size_t grid[2] = {(size_t)height, (size_t)width};
+    const size_t most = (size_t)1 << 24;
+    PyArrayObject *table = NULL;
+    if (vp_vit_config(vit)->rope == VP_ROPE_NONE) {
+        PyErr_SetString(PyExc_ValueError, "this model has no rotary embedding");
+    } else if (height < 1 || width < 1 || grid[0] > most / grid[1]) {
+        PyErr_Format(PyExc_ValueError,
+                     "height and width must be at least 1, and give at most %zu "
+                     "patches, not %zd x %zd",
+                     most, height, width);
+    } else {
+        size_t shape[4];
+        npy_intp dims[4];
+        const int ndim = vp_vit_rope_shape(vit, grid[0] * grid[1], shape);
+        for (int i = 0; i < ndim; i++) {
+            dims[i] = (npy_intp)shape[i];
+        }
+        table = vp_array_new(ndim, dims);
+    }
+    if (table != NULL) {
+        float *numbers = PyArray_DATA(table);
+        Py_BEGIN_ALLOW_THREADS
+        vp_vit_rope(vit, grid, numbers);
+        Py_END_ALLOW_THREADS
+    }
+    vp_vit_unref(vit);
+    return (PyObject *)table;
+}
+
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef methods[] = {
@@ -294,6 +344,8 @@ static PyMethodDef methods[] = {
     {"_options", model_options, METH_NOARGS, options_doc},
     {"param_shapes", vp_model_param_shapes, METH_NOARGS, vp_model_param_shapes_doc},
     {"get_parameter", vp_model_get_parameter, METH_O, vp_model_get_parameter_doc},
+    {"_dtypes", vp_model_dtypes, METH_NOARGS, vp_model_dtypes_doc},
+    {"_integers", vp_model_integers, METH_O, vp_model_integers_doc},
     {"untrained", vp_model_untrained, METH_NOARGS, vp_model_untrained_doc},
     {"_adopt", model_adopt, METH_O, adopt_doc},
     {"_snapshot", model_snapshot, METH_NOARGS, snapshot_doc},
@@ -301,7 +353,10 @@ static PyMethodDef methods[] = {
     {"memory_bytes", model_memory_bytes, METH_NOARGS, memory_bytes_doc},
     {"release_workspace", model_release_workspace, METH_NOARGS, release_workspace_doc},
     {"_grid", model_grid, METH_VARARGS, check_size_doc},
+    {"_rope", model_rope, METH_VARARGS, rope_doc},
     {"_run", KEYWORDS(vp_model_run), METH_VARARGS | METH_KEYWORDS, vp_model_run_doc},
+    {"_gradients", KEYWORDS(vp_model_gradients), METH_VARARGS | METH_KEYWORDS,
+     vp_model_gradients_doc},
     {"_run_part", vp_model_part, METH_VARARGS, vp_model_part_doc},
     {"forward_head", KEYWORDS(vp_model_forward_head), METH_VARARGS | METH_KEYWORDS,
      vp_model_forward_head_doc},
@@ -325,8 +380,9 @@ static PyMemberDef members[] = {
 PyDoc_STRVAR(
     model_doc,
     "VisionTransformer(options, weights=None, seed=0, weight_init='', "
-    "fix_init=False)\n--\n\n"
-    "The C core of vitpool.VisionTransformer: resolved options in, float32 out.");
+    "fix_init=False,\n                  dtypes={})\n--\n\n"
+    "The C core of every class, which the option 'family' names: resolved options in, "
+    "float32 out.");
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)model_doc}, {Py_tp_init, vp_model_init},

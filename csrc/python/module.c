@@ -54,9 +54,27 @@ static PyObject *get_num_threads(PyObject *module, PyObject *unused)
 PyDoc_STRVAR(
     show_config_doc,
     "show_config()\n--\n\n"
-    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build; the\n"
+    "A dict of what runs: target and targets, micro-kernel, BLIS, threads, build; for\n"
+    "weights of each dtype the micro-kernel and the arithmetic of their products; the\n"
     "cpus that this process may use, by cores, CPU affinity and cgroup quota; and the\n"
     "caches of a core, l1d, l2 and the l3 that it may share, in bytes, 0: not known.");
+
+/* {title: {'micro_kernel': name, 'arithmetic': words}} */
+static PyObject *products(void)
+{
+    PyObject *dict = PyDict_New();
+    for (int d = 0; dict != NULL && d < VP_DTYPE_COUNT; d++) {
+        const vp_info_products info = vp_info_products_of((vp_dtype)d);
+        PyObject *one = Py_BuildValue("{s:s,s:s}", "micro_kernel", info.micro_kernel,
+                                      "arithmetic", info.arithmetic);
+        if (one == NULL ||
+            PyDict_SetItemString(dict, vp_dtype_title((vp_dtype)d), one) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(one);
+    }
+    return dict;
+}
 
 static PyObject *show_config(PyObject *module, PyObject *unused)
 {
@@ -71,18 +89,21 @@ static PyObject *show_config(PyObject *module, PyObject *unused)
             Py_XDECREF(name);
         }
     }
-    if (targets == NULL) {
+    PyObject *dtypes = targets != NULL ? products() : NULL;
+    if (dtypes == NULL) {
+        Py_XDECREF(targets);
         return NULL;
     }
     const vp_info info = vp_info_get();
     const vp_caches caches = vp_caches_get();
-    return Py_BuildValue(
-        "{s:s,s:N,s:s,s:(nn),s:s,s:n,s:n,s:{s:n,s:n,s:n},s:s}", "target",
-        vp_target_name(info.target), "targets", targets, "micro_kernel",
-        info.micro_kernel, "tile", (Py_ssize_t)info.mr, (Py_ssize_t)info.nr, "blis",
-        info.blis_version, "threads", (Py_ssize_t)vp_get_num_threads(), "cpus",
-        (Py_ssize_t)vp_usable_cpus(), "caches", "l1d", (Py_ssize_t)caches.l1d, "l2",
-        (Py_ssize_t)caches.l2, "l3", (Py_ssize_t)caches.l3, "build", VP_BUILD_INFO);
+    return Py_BuildValue("{s:s,s:N,s:s,s:(nn),s:N,s:s,s:n,s:n,s:{s:n,s:n,s:n},s:s}",
+                         "target", vp_target_name(info.target), "targets", targets,
+                         "micro_kernel", info.micro_kernel, "tile", (Py_ssize_t)info.mr,
+                         (Py_ssize_t)info.nr, "dtypes", dtypes, "blis",
+                         info.blis_version, "threads", (Py_ssize_t)vp_get_num_threads(),
+                         "cpus", (Py_ssize_t)vp_usable_cpus(), "caches", "l1d",
+                         (Py_ssize_t)caches.l1d, "l2", (Py_ssize_t)caches.l2, "l3",
+                         (Py_ssize_t)caches.l3, "build", VP_BUILD_INFO);
 }
 
 PyDoc_STRVAR(
@@ -353,7 +374,8 @@ static int module_exec(PyObject *module)
     if (import_numpy() < 0) {
         return -1;
     }
-    if (check_environment() < 0) {
+    if (check_environment() < 0 ||
+        PyModule_AddFunctions(module, vp_optimizer_functions) < 0) {
         return -1;
     }
     PyObject *type = PyType_FromModuleAndSpec(module, &vp_model_spec, NULL);

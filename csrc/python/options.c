@@ -47,19 +47,87 @@
     BOOL("dynamic_img_size", dynamic_img_size)        \
     BOOL("dynamic_img_pad", dynamic_img_pad)
 
+/* What timm's other classes have beside that: may be missing, which is 0, False or the first
+ * name, as in VisionTransformer. */
+#define CLASS_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)      \
+    ENUM("family", family, vp_family_names)              \
+    BOOL("dist_token", dist_token)                       \
+    BOOL("qkv_split", qkv_split)                         \
+    BOOL("q_v_bias", q_v_bias)                           \
+    SIZE("num_kv_heads", num_kv_heads)                   \
+    SIZE("num_full_attn_blocks", num_full_attn_blocks)   \
+    SIZE("num_full_attn_last", num_full_attn_last)       \
+    BOOL("attn_only_layer_scale", attn_only_layer_scale) \
+    ENUM("rope", rope, ropes)                            \
+    BOOL("rope_rotate_half", rope_rotate_half)           \
+    BOOL("rope_xy", rope_xy)                             \
+    REAL("rope_temperature", rope_temperature)           \
+    REAL("rope_grid_offset", rope_grid_offset)           \
+    PAIR("rope_ref", rope_ref)                           \
+    ENUM("rel_pos", rel_pos, rel_positions)              \
+    BOOL("rel_pos_block", rel_pos_block)                 \
+    BOOL("rel_pos_shared", rel_pos_shared)               \
+    SIZE("rel_pos_dim", rel_pos_dim)                     \
+    SIZE("attn_pool_heads", attn_pool_heads)             \
+    SIZE("attn_pool_hidden", attn_pool_hidden)           \
+    ENUM("attn_pool_act", attn_pool_act, acts)           \
+    REAL("head_init_scale", head_init_scale)             \
+    ENUM("embed_layer", embed, embeds)
+
+/* What NaFlexVit alone has. */
+#define NAFLEX_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)       \
+    BOOL("embed_linear", embed_linear)                     \
+    BOOL("patchify_channels_last", patchify_channels_last) \
+    BOOL("patch_interpolator", patch_interpolator)         \
+    ENUM("pos_kind", pos_kind, positions)                  \
+    ENUM("pos_interp", pos_interp, interpolations)         \
+    BOOL("pos_ar_preserving", pos_ar_preserving)           \
+    BOOL("pos_antialias", pos_antialias)                   \
+    BOOL("pos_align_corners", pos_align_corners)           \
+    BOOL("pos_grid_sample", pos_grid_sample)
+
 /* By what stands for it in the core; vitpool/config.py's names. */
+static const char *const ropes[] = {
+    [VP_ROPE_NONE] = "none",
+    [VP_ROPE_CAT] = "cat",
+    [VP_ROPE_MIXED] = "mixed",
+    [VP_ROPE_DINOV3] = "dinov3",
+};
+static const char *const rel_positions[] = {
+    [VP_REL_POS_NONE] = "none",
+    [VP_REL_POS_BIAS] = "bias",
+    [VP_REL_POS_MLP] = "mlp",
+    [VP_REL_POS_MLP_SWIN] = "mlpswin",
+};
+static const char *const positions[] = {
+    [VP_POS_LEARNED] = "learned",
+    [VP_POS_FACTORIZED] = "factorized",
+};
+static const char *const interpolations[] = {
+    [VP_POS_BICUBIC] = "bicubic",
+    [VP_POS_BILINEAR] = "bilinear",
+};
 static const char *const blocks[] = {
     [VP_BLOCK_PLAIN] = "Block",
     [VP_BLOCK_RES_POST] = "ResPostBlock",
     [VP_BLOCK_PARALLEL_SCALING] = "ParallelScalingBlock",
     [VP_BLOCK_PARALLEL_THINGS] = "ParallelThingsBlock",
     [VP_BLOCK_DIFF_PARALLEL_SCALING] = "DiffParallelScalingBlock",
+    [VP_BLOCK_EVA] = "EvaBlock",
+    [VP_BLOCK_EVA_POST_NORM] = "EvaBlockPostNorm",
+    [VP_BLOCK_BEIT] = "BeitBlock",
+    [VP_BLOCK_REL_POS] = "RelPosBlock",
+    [VP_BLOCK_RES_POST_REL_POS] = "ResPostRelPosBlock",
 };
 static const char *const mlps[] = {
     [VP_MLP_PLAIN] = "Mlp",
     [VP_MLP_GLU] = "GluMlp",
     [VP_MLP_SWIGLU_PACKED] = "SwiGLUPacked",
     [VP_MLP_SWIGLU] = "SwiGLU",
+};
+static const char *const embeds[] = {
+    [VP_EMBED_PATCH] = "PatchEmbed",
+    [VP_EMBED_CONV_STEM] = "ConvStem",
 };
 static const char *const attns[] = {
     [VP_ATTN_PLAIN] = "attn",
@@ -181,7 +249,8 @@ static int get_enum(PyObject *options, const char *key, const char *const *names
 static int check_keys(PyObject *options)
 {
 #define KEY(key, ...) key,
-    static const char *const keys[] = {OPTIONS(KEY, KEY, KEY, KEY, KEY) "global_pool"};
+    static const char *const keys[] = {OPTIONS(KEY, KEY, KEY, KEY, KEY) CLASS_OPTIONS(
+        KEY, KEY, KEY, KEY, KEY) NAFLEX_OPTIONS(KEY, KEY, KEY, KEY, KEY) "global_pool"};
 #undef KEY
     PyObject *key, *value;
     Py_ssize_t position = 0;
@@ -198,14 +267,14 @@ static int check_keys(PyObject *options)
     return 0;
 }
 
-int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
+int vp_pool_from(PyObject *object, const char *what, vp_family family, vp_pool *pool)
 {
     if (object == Py_None) {
         return 0;
     }
     if (!PyUnicode_Check(object)) {
         (void)vp_raise_type(object, "%s must be a str (%s) or None", what,
-                            vp_pool_list);
+                            vp_pool_list(family));
         return -1;
     }
     Py_ssize_t length;
@@ -214,10 +283,10 @@ int vp_pool_from(PyObject *object, const char *what, vp_pool *pool)
     if (name == NULL) { /* lone surrogates: no pool's name */
         PyErr_Clear();
         PyErr_Format(PyExc_ValueError, "%s must be one of %s, not %A", what,
-                     vp_pool_list, object);
+                     vp_pool_list(family), object);
         return -1;
     }
-    if (vp_pool_parse(what, name, (size_t)length, pool, &err) != VP_OK) {
+    if (vp_pool_parse(family, what, name, (size_t)length, pool, &err) != VP_OK) {
         (void)vp_raise(&err);
         return -1;
     }
@@ -234,31 +303,26 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
     if (check_keys(options) < 0) {
         return -1;
     }
-#define SIZE(key, field)                              \
-    if (get_size(options, key, &config->field) < 0) { \
-        return -1;                                    \
+    bool optional = false;
+#define READ(key, call)                                                            \
+    if (!(optional && PyDict_GetItemString(options, key) == NULL) && (call) < 0) { \
+        return -1;                                                                 \
     }
-#define PAIR(key, field)                             \
-    if (get_pair(options, key, config->field) < 0) { \
-        return -1;                                   \
-    }
-#define BOOL(key, field)                              \
-    if (get_bool(options, key, &config->field) < 0) { \
-        return -1;                                    \
-    }
-#define REAL(key, field)                              \
-    if (get_real(options, key, &config->field) < 0) { \
-        return -1;                                    \
-    }
-#define ENUM(key, field, names)                                         \
-    {                                                                   \
-        const int choice = get_enum(options, key, names, COUNT(names)); \
-        if (choice < 0) {                                               \
-            return -1;                                                  \
-        }                                                               \
-        config->field = choice;                                         \
+#define SIZE(key, field) READ(key, get_size(options, key, &config->field))
+#define PAIR(key, field) READ(key, get_pair(options, key, config->field))
+#define BOOL(key, field) READ(key, get_bool(options, key, &config->field))
+#define REAL(key, field) READ(key, get_real(options, key, &config->field))
+#define ENUM(key, field, names)                                          \
+    {                                                                    \
+        int choice = 0;                                                  \
+        READ(key, choice = get_enum(options, key, names, COUNT(names))); \
+        config->field = choice;                                          \
     }
     OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+    optional = true;
+    CLASS_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+    NAFLEX_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+#undef READ
 #undef SIZE
 #undef PAIR
 #undef BOOL
@@ -272,7 +336,7 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
         PyErr_SetString(PyExc_TypeError, "global_pool must be a str, not None");
         return -1;
     }
-    if (vp_pool_from(pool, "global_pool", &config->global_pool) < 0) {
+    if (vp_pool_from(pool, "global_pool", config->family, &config->global_pool) < 0) {
         return -1;
     }
     const bool module =
@@ -317,6 +381,8 @@ PyObject *vp_config_to_dict(const vp_config *config)
         goto fail;                                                        \
     }
     OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+    CLASS_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
+    NAFLEX_OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
 #undef SIZE
 #undef PAIR
 #undef BOOL

@@ -16,13 +16,8 @@ static PyObject *shape_of(const vp_param *param)
     return shape;
 }
 
-int vp_param_from(vp_vit *vit, size_t i, PyObject *value)
+int vp_check_param_shape(const vp_param *param, PyArrayObject *array)
 {
-    const vp_param *param = vp_vit_param(vit, i);
-    PyArrayObject *array = vp_array_from(value, param->name, -1, "");
-    if (array == NULL) {
-        return -1;
-    }
     bool same = PyArray_NDIM(array) == (int)param->ndim;
     for (size_t d = 0; same && d < param->ndim; d++) {
         same = (size_t)PyArray_DIM(array, (int)d) == param->shape[d];
@@ -34,7 +29,19 @@ int vp_param_from(vp_vit *vit, size_t i, PyObject *value)
                      want, got);
         Py_XDECREF(got);
         Py_XDECREF(want);
-        Py_DECREF(array);
+    }
+    return same ? 0 : -1;
+}
+
+int vp_param_from(vp_vit *vit, size_t i, PyObject *value)
+{
+    if (vp_is_integers(value)) {
+        return vp_param_from_integers(vit, i, value);
+    }
+    const vp_param *param = vp_vit_param(vit, i);
+    PyArrayObject *array = vp_array_from(value, param->name, -1, "");
+    if (array == NULL || vp_check_param_shape(param, array) < 0) {
+        Py_XDECREF(array);
         return -1;
     }
     vp_error err;
@@ -80,13 +87,15 @@ PyObject *vp_model_param_shapes(PyObject *object, PyObject *unused)
 const char vp_model_get_parameter_doc[] =
     "get_parameter($self, target, /)\n--\n\n"
     "The parameter of this dotted name, e.g. 'blocks.0.attn.qkv.weight', as a new\n"
-    "read-only float32 array. KeyError: there is none of that name.";
+    "read-only float32 array, whatever it is kept as. KeyError: there is none of that "
+    "name.";
 
-PyObject *vp_model_get_parameter(PyObject *object, PyObject *target)
+vp_vit *vp_model_find(PyObject *object, PyObject *target, size_t *i)
 {
     vp_model *self = (vp_model *)object;
     if (!PyUnicode_Check(target)) {
-        return vp_raise_type(target, "target must be a str");
+        (void)vp_raise_type(target, "target must be a str");
+        return NULL;
     }
     vp_vit *vit = vp_model_acquire(self, NULL);
     if (vit == NULL) {
@@ -94,29 +103,39 @@ PyObject *vp_model_get_parameter(PyObject *object, PyObject *target)
     }
     Py_ssize_t length;
     const char *name = PyUnicode_AsUTF8AndSize(target, &length);
-    size_t i = vp_vit_num_params(vit);
+    *i = vp_vit_num_params(vit);
     if (name == NULL) { /* lone surrogates: nobody's name */
         PyErr_Clear();
     } else if (strlen(name) == (size_t)length) {
-        i = vp_vit_find_param(vit, name, self->next_param);
+        *i = vp_vit_find_param(vit, name, self->next_param);
     }
-    PyArrayObject *array = NULL;
-    if (i == vp_vit_num_params(vit)) {
+    if (*i == vp_vit_num_params(vit)) {
         PyErr_SetObject(PyExc_KeyError, target);
-    } else {
-        const vp_param *param = vp_vit_param(vit, i);
-        npy_intp shape[4] = {0};
-        for (size_t d = 0; d < param->ndim; d++) {
-            shape[d] = (npy_intp)param->shape[d];
-        }
-        self->next_param = i + 1;
-        array = vp_array_new((int)param->ndim, shape);
-        if (array != NULL) {
-            Py_BEGIN_ALLOW_THREADS
-            vp_weight_get(*param->slot, PyArray_DATA(array));
-            Py_END_ALLOW_THREADS
-            PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
-        }
+        vp_vit_unref(vit);
+        return NULL;
+    }
+    self->next_param = *i + 1;
+    return vit;
+}
+
+PyObject *vp_model_get_parameter(PyObject *object, PyObject *target)
+{
+    size_t i;
+    vp_vit *vit = vp_model_find(object, target, &i);
+    if (vit == NULL) {
+        return NULL;
+    }
+    const vp_param *param = vp_vit_param(vit, i);
+    npy_intp shape[4] = {0};
+    for (size_t d = 0; d < param->ndim; d++) {
+        shape[d] = (npy_intp)param->shape[d];
+    }
+    PyArrayObject *array = vp_array_new((int)param->ndim, shape);
+    if (array != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        vp_weight_get(*param->slot, PyArray_DATA(array));
+        Py_END_ALLOW_THREADS
+        PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
     }
     vp_vit_unref(vit);
     return (PyObject *)array;

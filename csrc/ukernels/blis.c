@@ -91,7 +91,7 @@ static blis_ukr make(const char *name, vp_target target)
     const size_t cols = blis.row_preferring ? nr : mr;
     blis.ukr = (vp_ukr){.name = name,
                         .target = target,
-                        .act = VP_DTYPE_f32,
+                        .rows = VP_ROWS_f32,
                         .weight = VP_DTYPE_f32,
                         .mr = rows,
                         .nr = cols,

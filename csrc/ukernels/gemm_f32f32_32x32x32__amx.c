@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "kernels/simd.h"
+#include "ukernels/amx.h"
 #include "ukernels/ukr.h"
 
 #define MR 32
@@ -102,8 +103,7 @@ static void split_panel(vp_ahead *panel)
     panel->done = k;
 }
 
-/* Tiles 0 to 3 are c, 4 and 5 halves of a strip, 6 and 7 halves of a panel; a strip of at
- * most 16 rows has one half. Tiles have no C type: the compiler sees their numbers only. */
+/* A strip of at most 16 rows has one half. */
 VP_INLINE void load_a(const uint16_t *a, size_t part, int halves)
 {
     _tile_loadd(4, a + part * 2 * TILE, 64);
@@ -205,25 +205,6 @@ VP_INLINE void kernel(size_t k, const uint16_t *a, const uint16_t *b, float *c,
     }
 }
 
-/* What ldtilecfg reads: palette 1, 8 tiles of 16 rows of 64 bytes. */
-static const struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} config = {.palette = 1,
-            .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-            .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-static void enter(void)
-{
-    _tile_loadconfig(&config);
-}
-
-static void leave(void)
-{
-    _tile_release();
-}
-
 static void run(const vp_ukr *ukr, size_t rows, size_t k, const void *a, size_t lda,
                 const void *b, float *c, size_t ldc, bool accumulate, vp_ahead *ahead)
 {
@@ -250,7 +231,7 @@ const vp_ukr *vp_gemm_f32f32_32x32x32__amx(void)
     static const vp_ukr ukr = {
         .name = "vp_gemm_f32f32_32x32x32__amx",
         .target = VP_TARGET_amx,
-        .act = VP_DTYPE_f32,
+        .rows = VP_ROWS_f32,
         .weight = VP_DTYPE_f32,
         .mr = MR,
         .nr = NR,
@@ -263,7 +244,7 @@ const vp_ukr *vp_gemm_f32f32_32x32x32__amx(void)
         .split_panel = split_panel,
         .panel_bytes = PAIR / 2 * sizeof(uint16_t),
         .run = run,
-        .enter = enter,
-        .leave = leave};
+        .enter = vp_amx_enter,
+        .leave = vp_amx_leave};
     return &ukr;
 }

@@ -1,9 +1,14 @@
 /* The micro-kernels: one list, which the choice, the tests and the benchmarks read.
  *
- * A micro-kernel multiplies a strip of float32 activations a[rows][k] by one panel of packed
- * weights b[k][nr]. What happens to the two before is its own affair: BLIS's kernels want the
- * strip packed as [k][mr], zero rows added; ours for AVX2 and AVX-512 take it where it lies;
- * ours for AMX wants strip and panel split into parts. SPDX-License-Identifier: Apache-2.0 */
+ * A micro-kernel multiplies a strip of activations a[rows][k] by one panel of packed weights
+ * b[k][nr]. Activations are float32; a kernel that takes rows of another type gets them converted
+ * (gemm/operand.h). What happens to the two then is its own affair: BLIS's kernels want the
+ * strip packed as [k][mr], zero rows added; ours for AVX2 and AVX-512 take it where it lies, and
+ * so do all of low precision; ours for float32 on AMX wants strip and panel split into parts.
+ *
+ * Where rows are converted, a panel is [k / g][nr][g], g inputs of a column side by side, as many
+ * as 4 bytes of a row hold: that is what VDPBF16PS, VPDPBUSD, VPMADDWD and AMX's tiles multiply.
+ * Panels and rows are then filled up with zeros to a multiple of kr. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_UKERNELS_UKR_H
 #define VP_UKERNELS_UKR_H
 
@@ -17,15 +22,34 @@
 
 /* X(name, architecture). The last that may run wins, so: from the least to the best.
  *
- * A name says what the kernel is, vp_gemm_<act><weight>_<MR>x<NR>x<KR>__<target>, and is that
- * of its source; <act> is what activations become, <MR>x<NR> the tile, <KR> the multiple of k
+ * A name says what the kernel is, vp_gemm_<rows><weight>_<MR>x<NR>x<KR>__<target>, and is that
+ * of its source; <rows> is what activations become, <MR>x<NR> the tile, <KR> the multiple of k
  * that it takes. BLIS's choose their tile at run time, so theirs is "blis". */
-#define VP_UKRS(X)                         \
-    X(vp_gemm_f32f32_blis__baseline, any)  \
-    X(vp_gemm_f32f32_blis__avx2, x86)      \
-    X(vp_gemm_f32f32_6x16x1__avx2, x86)    \
-    X(vp_gemm_f32f32_14x32x1__avx512, x86) \
-    X(vp_gemm_f32f32_32x32x32__amx, x86)
+#define VP_UKRS(X)                               \
+    X(vp_gemm_f32f32_blis__baseline, any)        \
+    X(vp_gemm_f32f32_blis__avx2, x86)            \
+    X(vp_gemm_f32f32_6x16x1__avx2, x86)          \
+    X(vp_gemm_f32f32_14x32x1__avx512, x86)       \
+    X(vp_gemm_f32f32_32x32x32__amx, x86)         \
+    X(vp_gemm_f32f16_6x8x1__baseline, any)       \
+    X(vp_gemm_f32f16_6x16x1__avx2, x86)          \
+    X(vp_gemm_f32f16_14x32x1__avx512, x86)       \
+    X(vp_gemm_f32bf16_6x8x1__baseline, any)      \
+    X(vp_gemm_f32bf16_6x16x1__avx2, x86)         \
+    X(vp_gemm_f32bf16_14x32x1__avx512, x86)      \
+    X(vp_gemm_bf16bf16_14x32x2__avx512bf16, x86) \
+    X(vp_gemm_bf16bf16_32x32x32__amx, x86)       \
+    X(vp_gemm_s16s8_6x8x2__baseline, any)        \
+    X(vp_gemm_s16s8_6x16x2__avx2, x86)           \
+    X(vp_gemm_u8s8_6x16x4__avxvnni, x86)         \
+    X(vp_gemm_s16s8_14x32x2__avx512, x86)        \
+    X(vp_gemm_u8s8_14x32x4__avx512vnni, x86)     \
+    X(vp_gemm_u8s8_32x32x64__amx, x86)           \
+    X(vp_gemm_s16s8a16_6x8x2__baseline, any)     \
+    X(vp_gemm_s16s8a16_6x16x2__avx2, x86)        \
+    X(vp_gemm_s16s8a16_6x16x2__avxvnni, x86)     \
+    X(vp_gemm_s16s8a16_14x32x2__avx512, x86)     \
+    X(vp_gemm_s16s8a16_14x32x2__avx512vnni, x86)
 
 /* The panel that a micro-kernel will most likely need next, and what it does about it
  * between its multiply-adds: fetching it from memory and, where it splits panels, that. */
@@ -41,9 +65,10 @@ typedef struct vp_ukr vp_ukr;
 struct vp_ukr {
     const char *name; /* as in VP_UKRS */
     vp_target target;
-    vp_dtype act, weight;
-    size_t mr, nr; /* largest tile: rows of activations, columns of weights */
-    size_t kr;     /* k is cut at multiples of it, and filled up with zeros to one */
+    vp_rows rows;    /* what activations are, or become */
+    vp_dtype weight; /* integers: c is int32, exact, and the same on every target */
+    size_t mr, nr;   /* largest tile: rows of activations, columns of weights */
+    size_t kr;       /* k is cut at multiples of it, and filled up with zeros to one */
     size_t kc; /* inputs in a block, at most: strips and a panel so deep fit into L2 */
     size_t sum_piece; /* see vp_ukr_run */
     /* Makes what run takes as a of a[rows][k], rows lda apart. NULL: run takes the rows where
@@ -51,15 +76,19 @@ struct vp_ukr {
     void (*pack_strip)(const vp_ukr *ukr, void *strip, const float *a, size_t lda,
                        size_t rows, size_t k);
     size_t strip_bytes;
+    /* Makes `rows` of x[k], where the unit that multiplies has an instruction for that; NULL: a
+     * kernel of kernels.h does. */
+    void (*convert)(void *row, const float *x, size_t k);
     /* Makes what run takes as b of a packed panel[k][nr], or what run has left to do of it.
      * NULL: run takes the panel itself. Either way panel_bytes lead from one k to the next. */
     void (*split_panel)(vp_ahead *panel);
     size_t panel_bytes;
-    /* c[rows][nr], rows ldc floats apart, (+)= a b. a and b are what the two above make; rows
-     * of an a that lies where it was are lda floats apart. c is 64-byte aligned, ldc a
-     * multiple of 16, and all mr rows of it are writable where there is a pack_strip. Each
-     * element's sum runs over k in order, whatever rows is. On the side it deals with the
-     * panel ahead. */
+    /* c[rows][nr], rows ldc floats (of integers: int32) apart, (+)= a b. a and b are what the two above make; rows
+     * of an a that lies where it was are lda times 4 bytes apart. c is 64-byte aligned, ldc
+     * a multiple of 16, and all mr rows of it are writable where there is a pack_strip, or
+     * rows are not float32; then mr rows of a are readable, too. Where it
+     * adds to c, c does not change behind the last row. Each element's sum runs over k in
+     * order, whatever rows is. On the side it deals with the panel ahead. */
     void (*run)(const vp_ukr *ukr, size_t rows, size_t k, const void *a, size_t lda,
                 const void *b, float *c, size_t ldc, bool accumulate, vp_ahead *ahead);
     /* A worker calls these before its first and after its last run; may be NULL. */
@@ -92,6 +121,18 @@ bool vp_ukr_wish_met(void);
 
 /* "0.9.0" (ukernels/blis.c) */
 const char *vp_blis_version(void);
+
+/* g: how many inputs stand side by side. */
+static inline size_t vp_ukr_group(const vp_ukr *ukr)
+{
+    return 4 / vp_rows_bytes(ukr->rows);
+}
+
+/* k inputs, filled up. */
+static inline size_t vp_ukr_filled(const vp_ukr *ukr, size_t k)
+{
+    return ukr->rows == VP_ROWS_f32 ? k : vp_round_up(k, ukr->kr);
+}
 
 static inline void vp_ukr_enter(const vp_ukr *ukr)
 {

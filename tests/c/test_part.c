@@ -37,17 +37,22 @@ static vp_part_info part(const vp_vit *vit, const char *path, size_t n, const fl
     return info;
 }
 
+static size_t tokens_of(const vp_config *c)
+{
+    return vp_config_patches(c) + vp_config_prefix(c);
+}
+
 /* x = x + attn(norm1(x)); x = x + mlp(norm2(x)), piece by piece */
 static void the_pieces_of_a_block_give_the_block(void)
 {
     for (size_t i = 0; i < TINY_VARIANTS; i++) {
         vp_config c;
         vp_error err;
-        if (!tiny_variant(i, &c) || c.block != VP_BLOCK_PLAIN) {
+        if (!tiny_variant(i, &c) || !vp_config_is_plain(&c)) {
             continue;
         }
         vp_vit *vit = tiny_create(&c, &err);
-        const size_t n = 5, count = BATCH * n * 8;
+        const size_t n = tokens_of(&c), count = BATCH * n * 8;
         static float want[MOST], x[MOST], a[MOST], b[MOST];
         const vp_tap tap = {1, VP_PLACE_OUT, false, want};
         const vp_forward f = {.batch = BATCH,
@@ -62,14 +67,22 @@ static void the_pieces_of_a_block_give_the_block(void)
         static const char *const names[2][3] = {
             {"blocks.1.norm1", "blocks.1.attn", "blocks.1.ls1"},
             {"blocks.1.norm2", "blocks.1.mlp", "blocks.1.ls2"}};
+        static const char *const gammas[2] = {"blocks.1.gamma_1", "blocks.1.gamma_2"};
         for (size_t half = 0; half < 2; half++) {
             (void)part(vit, names[half][0], n, x, a);
             (void)part(vit, names[half][1], n, a, b);
-            if (vp_config_layer_scale(&c)) {
+            const size_t own = vp_vit_find_param(vit, gammas[half], 0);
+            const bool module =
+                vp_config_layer_scale(&c) &&
+                (c.block == VP_BLOCK_PLAIN || c.block == VP_BLOCK_REL_POS);
+            if (module) {
                 (void)part(vit, names[half][2], n, b, a);
             }
             for (size_t k = 0; k < count; k++) {
-                x[k] += vp_config_layer_scale(&c) ? a[k] : b[k];
+                const float scale = own < vp_vit_num_params(vit)
+                                        ? (*vp_vit_param(vit, own)->slot)->plain[k % 8]
+                                        : 1.0f;
+                x[k] += module ? a[k] : scale * b[k];
             }
         }
         for (size_t k = 0; k < count; k++) {
@@ -90,6 +103,8 @@ static void every_module_writes_all_of_its_answer_in_chunks_of_any_size(void)
             continue;
         }
         vp_vit *vit = tiny_create(&c, &err);
+        const bool placed = c.rope != VP_ROPE_NONE || c.rel_pos != VP_REL_POS_NONE;
+        const size_t many = placed ? tokens_of(&c) : 4;
         for (size_t p = 0; p < vp_vit_num_params(vit); p++) {
             char path[96];
             strcpy(path, vp_vit_param(vit, p)->name);
@@ -106,10 +121,12 @@ static void every_module_writes_all_of_its_answer_in_chunks_of_any_size(void)
                         out[small][k] = NAN;
                     }
                     vp_limits_set((vp_limits){.chunk_bytes = small});
-                    (void)part(vit, path, 4, tokens, out[small]);
+                    (void)part(vit, path, many, tokens, out[small]);
                     vp_limits_set((vp_limits){0});
                 }
-                const size_t n = info.shape == VP_PART_POOL ? 1 : 4;
+                const size_t n = info.shape == VP_PART_POOL     ? 1
+                                 : info.shape == VP_PART_IMAGES ? 4
+                                                                : many;
                 for (size_t k = 0; k < MOST; k++) {
                     CHECK(isnan(out[0][k]) == (k >= BATCH * n * info.out),
                           "variant %zu, %s: number %zu", i, path, k);

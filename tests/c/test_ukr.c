@@ -3,38 +3,55 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/memory.h"
 #include "check.h"
+#include "emulated.h"
+#include "gemm/operand.h"
 #include "model/modules.h"
 #include "tiny.h"
 
-/* vp_gemm_<act><weight>_<MR>x<NR>x<KR>__<target>, from what the kernel says of itself. */
+/* vp_gemm_<rows><weight>_<MR>x<NR>x<KR>__<target>, from what the kernel says of itself. */
 static void check_name(const vp_ukr *ukr, const char *listed)
 {
     static const char *const dtypes[] = {
-#define NAME(name, bytes) #name,
+#define NAME(name, bytes, title) #name,
         VP_DTYPES(NAME)
+#undef NAME
+    };
+    static const char *const rows[] = {
+#define NAME(name, bytes) #name,
+        VP_ROW_TYPES(NAME)
 #undef NAME
     };
     char name[80], tile[40];
     (void)snprintf(tile, sizeof tile, "%zux%zux%zu", ukr->mr, ukr->nr, ukr->kr);
     const bool blis = strstr(listed, "_blis__") != NULL;
-    (void)snprintf(name, sizeof name, "vp_gemm_%s%s_%s__%s", dtypes[ukr->act],
+    (void)snprintf(name, sizeof name, "vp_gemm_%s%s_%s__%s", rows[ukr->rows],
                    dtypes[ukr->weight], blis ? "blis" : tile,
                    vp_target_name(ukr->target));
     CHECK(strcmp(listed, name) == 0, "%s is listed as %s", name, listed);
     CHECK(strcmp(ukr->name, name) == 0, "%s calls itself %s", name, ukr->name);
 }
 
-/* What vp_packed and the loops around a micro-kernel take for granted. */
+/* What vp_packed, the loops around a micro-kernel and who makes its rows take for granted. */
 static void check_facts(const vp_ukr *ukr)
 {
     CHECK(ukr->kc % ukr->kr == 0 && ukr->sum_piece % ukr->kr == 0,
           "%s: blocks or pieces of k end within its %zu", ukr->name, ukr->kr);
     CHECK((ukr->enter == NULL) == (ukr->leave == NULL), "%s", ukr->name);
-    CHECK(ukr->pack_strip != NULL || ukr->strip_bytes == sizeof(float), "%s",
+    CHECK(ukr->pack_strip != NULL || ukr->strip_bytes == vp_rows_bytes(ukr->rows), "%s",
           ukr->name);
     CHECK(ukr->split_panel != NULL ||
               ukr->panel_bytes == ukr->nr * vp_dtype_bytes(ukr->weight),
           "%s", ukr->name);
+    if (ukr->rows != VP_ROWS_f32) {
+        CHECK(ukr->kr % vp_ukr_group(ukr) == 0,
+              "%s: %zu of k do not fill 4 bytes of a row", ukr->name, ukr->kr);
+        CHECK(ukr->pack_strip == NULL && ukr->split_panel == NULL,
+              "%s packs what is packed", ukr->name);
+    }
+    if (vp_dtype_is_int(ukr->weight)) { /* a sum that is made float32 is whole */
+        CHECK(ukr->kc >= VP_MOST_INT_INPUTS && ukr->sum_piece == ukr->kc,
+              "%s cuts the sums of integers", ukr->name);
+    }
 }
 
 /* A chain of products whose weights take turns between two micro-kernels gives at each step
@@ -54,7 +71,9 @@ static void check_sequence(const vp_ukr *first, const vp_ukr *second)
         CHECK(vp_packed_init(&w[i], turn[i % 2], WIDTH, WIDTH) == 0, "no memory");
         vp_pack(&w[i], numbers);
         vp_scratch_max(&run.per_worker, vp_gemm_scratch(&w[i], ROWS, false));
+        vp_scratch_max(&run.operand_bytes, vp_operand_bytes(&w[i], ROWS));
     }
+    run.operand = vp_alloc(run.operand_bytes);
     run.scratch = vp_alloc(workers * run.per_worker);
     float *x[2] = {vp_alloc(ROWS * WIDTH * sizeof(float)),
                    vp_alloc(ROWS * WIDTH * sizeof(float))};
@@ -79,6 +98,7 @@ static void check_sequence(const vp_ukr *first, const vp_ukr *second)
         vp_packed_free(&w[i]);
     }
     vp_free(numbers);
+    vp_free(run.operand);
     vp_free(run.scratch);
     vp_free(x[0]);
     vp_free(x[1]);
@@ -115,6 +135,7 @@ static void repack(vp_vit *vit, const vp_ukr *ukr, size_t every)
         vp_weight *weight = *param->slot;
         float *numbers = vp_alloc(weight->count * sizeof(float));
         vp_weight_get(weight, numbers);
+        weight->dtype = ukr->weight;
         for (size_t p = 0; p < weight->parts; p++) {
             vp_packed *packed = &weight->packed[p];
             const size_t n = packed->n, k = packed->k;
@@ -124,6 +145,13 @@ static void repack(vp_vit *vit, const vp_ukr *ukr, size_t every)
         vp_weight_set(weight, numbers);
         vp_free(numbers);
     }
+}
+
+/* How far a tiny model's logits may be from float32's, where half of its matrices are of that
+ * type. */
+static double tolerance(vp_dtype dtype)
+{
+    return dtype == VP_DTYPE_f32 ? 1e-5 : dtype == VP_DTYPE_f16 ? 2e-3 : 3e-2;
 }
 
 /* A model with matrices for two micro-kernels: the same numbers up to rounding, and the same
@@ -149,8 +177,9 @@ static void check_model(const vp_ukr *other, vp_pool pool, vp_mlp_kind mlp)
     repack(vit, other, 2);
     forward(vit, BATCH, images, got);
     for (size_t i = 0; i < BATCH * CLASSES; i++) {
-        CHECK(check_close(got[i], want[i], 1e-5), "%s in a model: %g, not %g",
-              other->name, (double)got[i], (double)want[i]);
+        CHECK(check_close(got[i], want[i], tolerance(other->weight)),
+              "%s in a model: %g, not %g", other->name, (double)got[i],
+              (double)want[i]);
     }
     for (size_t threads = 1; threads <= 3; threads++) {
         vp_set_num_threads(threads);
@@ -170,32 +199,39 @@ int main(void)
         VP_UKRS(LISTED)
 #undef LISTED
     };
-    size_t last = 0;
+    const char *wish = getenv("VITPOOL_UKR");
+    size_t last[VP_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < VP_UKR_COUNT; i++) {
-        const vp_ukr *ukr = vp_ukr_at(i);
+        const vp_ukr *ukr = vp_ukr_at(i), *tested = testable_ukr(ukr);
         check_name(ukr, listed[i]);
         check_facts(ukr);
-        if (!vp_target_enable(ukr->target)) {
+        if (vp_target_enable(ukr->target) && ukr->target <= vp_target_current()) {
+            last[ukr->weight] = i;
+        }
+        /* In the runs for another target or wish, those alone that are then chosen. */
+        const bool again = getenv("VITPOOL_TARGET") != NULL || wish != NULL;
+        if (tested == NULL || (again && vp_ukr_for(ukr->weight) != ukr)) {
             continue;
         }
-        last = ukr->target <= vp_target_current() ? i : last;
-        for (size_t j = 0; j < VP_UKR_COUNT; j++) {
-            if (vp_target_enable(vp_ukr_at(j)->target)) {
-                check_sequence(ukr, vp_ukr_at(j));
-            }
+        const vp_ukr *next = testable_ukr(vp_ukr_at((i + 1) % VP_UKR_COUNT));
+        if (next != NULL) { /* of another tile, target or type */
+            check_sequence(tested, next);
         }
-        check_model(ukr, VP_POOL_TOKEN, VP_MLP_PLAIN);
-        check_model(ukr, VP_POOL_MAP, VP_MLP_GLU);
+        check_sequence(tested, vp_ukr_for(VP_DTYPE_f32));
+        check_model(tested, VP_POOL_TOKEN, VP_MLP_PLAIN);
+        check_model(tested, VP_POOL_MAP, VP_MLP_GLU);
     }
-    const char *wish = getenv("VITPOOL_UKR");
-    if (wish == NULL) {
-        CHECK(vp_ukr_for(VP_DTYPE_f32) == vp_ukr_at(last),
-              "%s is not the last that may run", vp_ukr_for(VP_DTYPE_f32)->name);
-        CHECK(vp_ukr_wish_met(), "a wish that nobody had");
-    } else {
-        CHECK(strstr(vp_ukr_for(VP_DTYPE_f32)->name, wish) != NULL ||
-                  !vp_ukr_wish_met(),
-              "%s, not %s", vp_ukr_for(VP_DTYPE_f32)->name, wish);
+    bool met = wish == NULL;
+    for (int t = 0; t < VP_DTYPE_COUNT; t++) {
+        const vp_ukr *chosen = vp_ukr_for((vp_dtype)t), *best = vp_ukr_at(last[t]);
+        CHECK(chosen != NULL && chosen->weight == (vp_dtype)t, "no micro-kernel for %s",
+              vp_dtype_title((vp_dtype)t));
+        if (wish != NULL && strstr(chosen->name, wish) != NULL) {
+            met = true;
+        } else {
+            CHECK(chosen == best, "%s is not the last that may run", chosen->name);
+        }
     }
+    CHECK(vp_ukr_wish_met() == met, "a wish that is %smet", met ? "" : "not ");
     return check_done();
 }

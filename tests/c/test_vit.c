@@ -47,7 +47,10 @@ static vp_status whole_life(const vp_config *c, float *out, vp_error *err)
     }
     status = run(vit, workspaces, out, err);
     if (status == VP_OK) {
-        const vp_pool pool = VP_POOL_MAP;
+        vp_error none;
+        const bool map =
+            vp_config_check_pool(c, "global_pool", VP_POOL_MAP, &none) == VP_OK;
+        const vp_pool pool = map ? VP_POOL_MAP : c->global_pool;
         status = vp_vit_reset_classifier(vit, 4, &pool, true, 1, &next, err);
     }
     vp_workspaces_release(workspaces);

@@ -25,6 +25,7 @@ with atheris.instrument_imports(include=["vitpool"]):
 
     import vitpool
     import vitpool.checkpoint.adapt
+    import vitpool.checkpoint.embeddings
     import vitpool.checkpoint.fit
     import vitpool.checkpoint.formats.transformers
     import vitpool.checkpoint.load
@@ -41,13 +42,24 @@ with atheris.instrument_imports(include=["vitpool"]):
 FOLDER = Path(tempfile.mkdtemp(prefix="vitpool-fuzz-"))
 logging.disable(logging.CRITICAL)
 TINY = {"embed_dim": 8, "depth": 2, "num_heads": 2, "img_size": 32, "num_classes": 3}
+VIT = "VisionTransformer"
+EVA_ROPE = {"attn_type": "rope", "use_rot_pos_emb": True, "init_values": 1.0}
 SPECS = [
-    Spec.from_options(TINY | more, {"num_classes": 3})
-    for more in (
-        {},
-        {"class_token": False, "global_pool": "map"},
-        {"reg_tokens": 2, "no_embed_class": True},
-        {"global_pool": "avg", "patch_size": 8, "in_chans": 1},
+    Spec.from_options(TINY | more, {"num_classes": 3}, family=family)
+    for family, more in (
+        (VIT, {}),
+        (VIT, {"class_token": False, "global_pool": "map"}),
+        (VIT, {"reg_tokens": 2, "no_embed_class": True}),
+        (VIT, {"global_pool": "avg", "patch_size": 8, "in_chans": 1}),
+        (VIT, {"embed_layer": "ConvStem", "img_size": 64}),
+        ("VisionTransformerDistilled", {}),
+        ("Eva", {"num_reg_tokens": 2, "swiglu_mlp": True, "scale_mlp": True}),
+        ("Eva", {"qkv_fused": False, "use_abs_pos_emb": False}),
+        ("Eva", EVA_ROPE | {"global_pool": "map", "use_pre_transformer_norm": True}),
+        ("Beit", {"use_rel_pos_bias": True, "init_values": 1.0}),
+        ("Beit", {"use_shared_rel_pos_bias": True, "img_size": (48, 16)}),
+        ("VisionTransformerRelPos", {"rel_pos_type": "bias", "class_token": True}),
+        ("NaFlexVit", {"class_token": True, "pos_embed_grid_size": (2, 3)}),
     )
 ]
 

@@ -40,6 +40,46 @@ static size_t number(bytes *b, size_t limit)
     return (size_t)(value >> next(b) % 64);
 }
 
+/* What timm's other classes have beside that. */
+static void draw_class(bytes *b, vp_config *c)
+{
+    static const vp_block_kind blocks[] = {
+        VP_BLOCK_PLAIN, VP_BLOCK_EVA,     VP_BLOCK_EVA_POST_NORM,
+        VP_BLOCK_BEIT,  VP_BLOCK_REL_POS, VP_BLOCK_RES_POST_REL_POS};
+    c->family = (vp_family)(next(b) % VP_FAMILY_COUNT);
+    if (c->family == VP_FAMILY_VIT) {
+        return;
+    }
+    c->dist_token = c->family == VP_FAMILY_DISTILLED;
+    if (next(b) % 8 != 0) {
+        c->block = blocks[next(b) % (sizeof blocks / sizeof *blocks)];
+    }
+    bool *const flags[] = {
+        &c->qkv_split,        &c->q_v_bias, &c->attn_only_layer_scale,
+        &c->rope_rotate_half, &c->rope_xy,  &c->rel_pos_block,
+        &c->rel_pos_shared};
+    const unsigned bits = next(b);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        *flags[i] = bits >> i & 1;
+    }
+    c->num_kv_heads = number(b, 2);
+    c->num_full_attn_blocks = number(b, 2);
+    c->num_full_attn_last = number(b, 2);
+    c->rope = (vp_rope_kind)(next(b) % 4);
+    c->rope_temperature = (float)next(b) - 2.0f;
+    c->rope_grid_offset = (float)next(b) / 16.0f;
+    c->rope_ref[0] = number(b, 20);
+    c->rope_ref[1] = c->rope_ref[0] > 0 ? number(b, 20) : 0;
+    if (c->rel_pos_block || c->rel_pos_shared) {
+        c->rel_pos = (vp_rel_pos_kind)(next(b) % 4);
+    }
+    c->rel_pos_dim = number(b, 20);
+    c->attn_pool_heads = number(b, 4);
+    c->attn_pool_hidden = number(b, 40);
+    c->attn_pool_act = (vp_act)(next(b) % 6);
+    c->head_init_scale = 1.0f;
+}
+
 static vp_config config_from(bytes *b)
 {
     vp_config c = {.img_size = {number(b, 20), number(b, 20)},
@@ -84,6 +124,7 @@ static vp_config config_from(bytes *b)
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         *flags[i] = bits >> i & 1;
     }
+    draw_class(b, &c);
     return c;
 }
 
@@ -93,7 +134,8 @@ static bool affordable(const vp_config *c)
     return c->embed_dim <= 64 && c->depth <= 4 && c->mlp_hidden <= 128 &&
            c->reg_tokens <= 8 && c->in_chans <= 8 && c->num_classes <= 256 &&
            c->patch_size[0] <= 16 && c->patch_size[1] <= 16 && c->img_size[0] <= 64 &&
-           c->img_size[1] <= 64 && vp_config_patches(c) <= 256;
+           c->img_size[1] <= 64 && vp_config_patches(c) <= 256 &&
+           c->rel_pos_dim <= 128 && c->attn_pool_hidden <= 128;
 }
 
 /* Exactly n floats (at least one), some of them odd. */
@@ -130,6 +172,11 @@ static void forward(const vp_vit *vit, bytes *b)
     float *pos_embed = floats(patches * width, b);
     f.images = images;
     f.pos_embed = pos_embed;
+    float *rope = floats(vp_vit_rope_size(vit, grid), b);
+    if (c->rope != VP_ROPE_NONE && next(b) % 4 != 0) {
+        vp_vit_rope(vit, grid, rope);
+        f.rope = rope;
+    }
 
     /* a mask of any broadcast shape */
     vp_mask mask = {.causal = next(b) % 3 == 0};
@@ -155,7 +202,9 @@ static void forward(const vp_vit *vit, bytes *b)
     const bool tokens = f.output == VP_OUT_FEATURES || c->global_pool == VP_POOL_NONE;
     const size_t out_size = f.batch * (tokens ? n : 1) * outputs;
     float *out = floats(out_size, b), *tap_out = floats(f.batch * n * width, b);
-    const size_t map_heads = c->num_heads * (vp_config_is_diff(c) ? 2 : 1);
+    const size_t of_pool = vp_config_pool_heads(c);
+    const size_t of_block = c->num_heads * (vp_config_is_diff(c) ? 2 : 1);
+    const size_t map_heads = of_block > of_pool ? of_block : of_pool;
     float *map_out = floats(f.batch * map_heads * n * n, b);
     f.out = out;
     const unsigned kind = next(b);
@@ -224,6 +273,7 @@ done:
     vp_workspaces_unref(workspaces);
     free(images);
     free(pos_embed);
+    free(rope);
     free(bias);
     free(allowed);
     free(out);

@@ -11,8 +11,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     vp_error err;
     vp_pool pool = VP_POOL_COUNT;
+    const vp_family family = (vp_family)(size % VP_FAMILY_COUNT);
     const vp_status status =
-        vp_pool_parse("global_pool", (const char *)data, size, &pool, &err);
+        vp_pool_parse(family, "global_pool", (const char *)data, size, &pool, &err);
     if (status == VP_OK) {
         const char *name = pool < VP_POOL_COUNT ? vp_pool_names[pool] : "?";
         if (strlen(name) != size || memcmp(name, data, size) != 0) {

@@ -1,0 +1,11 @@
+/* c[rows][8] (+)= a[rows][k] b[k][8] in plain C, rows in 1..6: bfloat16 weights become float32 as
+ * they are loaded, by a shift. SPDX-License-Identifier: Apache-2.0 */
+#define ROW f32
+#define WEIGHT bf16
+#define SUM float
+#define LOAD from_bf16
+#define MULTIPLY TIMES_FLOAT
+
+#include "ukernels/portable.h"
+
+STEPS_UKR(vp_gemm_f32bf16_6x8x1__baseline, baseline, 1024, 256)
