@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's Vision Transformers in C behind a CPython module, no PyTorch at run time.
+"""timm's plain Vision Transformers in C behind a CPython module, without PyTorch.
 
 >>> import vitpool
 >>> model = vitpool.create_model("vit_digits", pretrained=True)
@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 from ._core import __version__, get_num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
-    from . import data, models, testing
+    from . import data, models, testing, train
     from .checkpoint import LeftOutWarning, load_checkpoint, open_state_dict
     from .checkpoint.live_timm import from_timm
-    from .model import VisionTransformer
+    from .config import NaFlexVitCfg
+    from .model import (
+        Beit,
+        Eva,
+        NaFlexVit,
+        VisionTransformer,
+        VisionTransformerDistilled,
+        VisionTransformerRelPos,
+    )
     from .registry import (
         create_model,
         get_pretrained_cfg,
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
         model_entrypoint,
     )
     from .registry.folder import save_pretrained
-    from .testing.comparison import compare
+    from .testing.comparison import compare, quantize
     from .transforms import (
         create_transform,
         resolve_data_config,
@@ -41,7 +49,13 @@ if TYPE_CHECKING:
 # What `import vitpool` does not load until it is asked for, and where it is.
 _LAZY = {
     "LeftOutWarning": "checkpoint",
+    "Beit": "model",
+    "Eva": "model",
+    "NaFlexVit": "model",
+    "NaFlexVitCfg": "config",
     "VisionTransformer": "model",
+    "VisionTransformerDistilled": "model",
+    "VisionTransformerRelPos": "model",
     "create_model": "registry",
     "get_pretrained_cfg": "registry",
     "get_pretrained_cfg_value": "registry",
@@ -56,6 +70,7 @@ _LAZY = {
     "open_state_dict": "checkpoint",
     "save_pretrained": "registry.folder",
     "compare": "testing.comparison",
+    "quantize": "testing.comparison",
     "create_transform": "transforms",
     "resolve_data_config": "transforms",
     "resolve_model_data_config": "transforms",
@@ -63,8 +78,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "Beit",
+    "Eva",
     "LeftOutWarning",
+    "NaFlexVit",
+    "NaFlexVitCfg",
     "VisionTransformer",
+    "VisionTransformerDistilled",
+    "VisionTransformerRelPos",
     "__version__",
     "compare",
     "create_model",
@@ -83,6 +104,7 @@ __all__ = [
     "model_entrypoint",
     "models",
     "open_state_dict",
+    "quantize",
     "resolve_data_config",
     "resolve_model_data_config",
     "samples",
@@ -90,10 +112,11 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "testing",
+    "train",
 ]
 
-# timm's modules and NumPy's, which are there as soon as the package is.
-_MODULES = ("data", "models", "testing")
+# timm's modules, NumPy's and ours, which are there as soon as the package is.
+_MODULES = ("data", "models", "testing", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, and stay so after a crash."""
+"""Files that are there whole or not at all, and stay so after a crash; locks."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,8 +31,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(hidden, path)
-    except BaseException:
+    except BaseException as error:
         hidden.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error.filename = str(path)  # which a write does not know
         raise
 
 
@@ -41,3 +45,33 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# What a file system says that has no locks: NFS without them, Lustre without -o flock,
+# some of FUSE's.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder; the lock dies with the process.
+
+    Where the file system has no locks, a warning says so and the run goes on.
+    """
+    import fcntl
+
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another run is writing there") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise OSError(error.errno, error.strerror, file.name) from error
+            warnings.warn(
+                f"{folder}: no locks there ({error.strerror}); make sure that no "
+                "other run writes into it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        yield

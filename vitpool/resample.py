@@ -156,6 +156,29 @@ def resample_abs_pos_embed(
     return np.concatenate([prefix, rows], axis=1, dtype=real)
 
 
+def pos_embed_gradient(
+    gradient: FloatArray,
+    new_size: tuple[int, int],
+    old_size: tuple[int, int],
+    num_prefix_tokens: int,
+) -> FloatArray:
+    """What a gradient by resampled position embeddings is by those they came from.
+
+    The adjoint of `resample_abs_pos_embed`, with its defaults: gradient (1, prefix +
+    new H * new W, C) to (1, prefix + old H * old W, C).
+    """
+    rows, columns = (
+        axis_weights(old, new) for old, new in zip(old_size, new_size, strict=True)
+    )
+    grid = gradient[0, num_prefix_tokens:].reshape(*new_size, -1)
+    across = np.matmul(columns.T, grid)  # (new H, old W, C)
+    back = np.tensordot(rows.T, across, axes=(1, 0)).reshape(
+        1, old_size[0] * old_size[1], -1
+    )
+    prefix = gradient[:, :num_prefix_tokens]
+    return np.concatenate([prefix, back], axis=1, dtype=F32)
+
+
 def resample_patch_embed(
     weight: FloatArray,
     new_size: tuple[int, int],

@@ -8,24 +8,22 @@ is dropped: where the model's pool wants it on the other side, it moves there.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from ..resample import FloatArray, resample_abs_pos_embed, resample_patch_embed
 from ..text import printable, some, warn_user
-from .fit import LeftOutWarning
-from .formats import find_format, take_others, take_unused
-from .formats.keys import Tensors, renamed
-from .lazy import Array, StateDict, lazy_tensors
+from .embeddings import fit_embeddings
+from .fit import HEADS, LeftOutWarning
+from .formats import find_format, layout_of, take_others, take_unused
+from .formats.keys import Tensors
+from .forms import other_classes
+from .integers import paired
+from .lazy import StateDict, lazy_tensors
 from .spec import Spec
 
 _log = logging.getLogger("vitpool")
 
-PATCH = "patch_embed.proj.weight"
 # timm's attention pool, and the layer before the head that its first ViTs had.
 _PARTS = frozenset(
     f"{part}.{kind}"
@@ -59,22 +57,21 @@ def fitted_state_dict(
 ) -> tuple[StateDict, list[Warning]]:
     """convert_state_dict, which leaves the warnings to the caller."""
     source = getattr(state_dict, "source", "")
-    tensors = lazy_tensors(state_dict)
+    tensors = paired(lazy_tensors(state_dict))
     layout = "timm"
     try:
         others: dict[str, int] = {}
         found = find_format(tensors, spec)
         if found:
             module, prefix = found
-            layout = module.__name__.rpartition(".")[2]
+            layout = layout_of(module)
             others = take_others(module, tensors, prefix)
             out, pool = _convert(module, tensors, prefix, spec)
         else:
             out, pool = tensors, ""
-        out = renamed(out, [(r"^(blocks\.\d+\.)gamma_([12])$", r"\1ls\2.gamma")])
-        _positions(out, spec, layout)
-        _patches(out, spec, layout)
-        _head(out, spec, new_head)
+        _check_class(out, spec)
+        fit_embeddings(out, spec, layout)
+        _heads(out, spec, new_head)
         warnings = [*_fit_pool(out, spec, pool or spec.stored_pool, source)]
         for other, count in others.items():
             text = f"another model, below {other!r} ({count} tensors), is left out"
@@ -109,123 +106,47 @@ def _convert(
     return out, pool
 
 
-def adapt_input_conv(weight: FloatArray, in_chans: int) -> FloatArray:
-    """A kernel (O, I, h, w) for another number of channels, as timm makes it.
+def _check_class(out: Tensors, spec: Spec) -> None:
+    """Raise ValueError for the weights of another class than the model's.
 
-    One channel gets the sum of all; more repeat the old ones, scaled by I / in_chans so
-    that the response keeps its size.
+    What the classes share would fit, and the rest would not be looked at by whoever
+    loads with strict=False.
     """
-    channels = weight.shape[1]
-    if in_chans == channels:
-        return weight
-    if in_chans == 1:
-        return weight.sum(axis=1, keepdims=True)
-    repeated = np.tile(weight, (1, math.ceil(in_chans / channels), 1, 1))[:, :in_chans]
-    return repeated * np.float32(channels / in_chans)
-
-
-def _filter(spec: Spec, layout: str) -> tuple[str, bool]:
-    """Interpolation and antialiasing; JAX's archives are resized as FlexiViT's are."""
-    if layout in ("jax", "naflex"):
-        return "bilinear", layout == "naflex"
-    return spec.interpolation, spec.antialias
-
-
-def _patches(out: Tensors, spec: Spec, layout: str) -> None:
-    """Resize the patch embedding, and change its channels."""
-    target = spec.shapes.get(PATCH)
-    tensor = out.get(PATCH)
-    if tensor is None or target is None:
-        return
-    if len(tensor.shape) == 2 and layout in ("timm", "trunk"):
-        # timm's of the time before convolutions: a linear layer on flat patches.
-        width, inputs = tensor.shape
-        side = math.isqrt(inputs // 3)
-        own = inputs == math.prod(target[1:])
-        tensor = tensor.reshape(width, *(target[1:] if own else (3, side, side)))
-    if len(tensor.shape) != 4 or 0 in tensor.shape:
-        return  # reported as a wrong shape
-    width, channels, *old = tensor.shape
-    size = (target[2], target[3])
-    if tuple(old) != size:
-        interpolation, antialias = _filter(spec, layout)
-
-        def resize(data: Array) -> Array:
-            return resample_patch_embed(_f32(data), size, interpolation, antialias)
-
-        tensor = tensor.map(resize, (width, channels, *size))
-        _log.info("patch embedding resized from %s to %s", tuple(old), size)
-    if channels != target[1]:
-
-        def adapt(data: Array) -> Array:
-            return adapt_input_conv(_f32(data), target[1])
-
-        tensor = tensor.map(adapt, (width, target[1], *size))
-        _log.info("patch embedding changed from %d to %d channels", channels, target[1])
-    out[PATCH] = tensor
-
-
-def _positions(out: Tensors, spec: Spec, layout: str) -> None:
-    """Resize the position embedding to the model's grid; before the patches are."""
-    target = spec.shapes.get("pos_embed")
-    tensor = out.get("pos_embed")
-    if tensor is None or target is None or len(tensor.shape) != 3 or layout == "radio":
-        return
-    prefix = spec.pos_prefix_tokens
-    tokens = tensor.shape[1] - prefix
-    patch = out.get(PATCH)
-    old = None
-    if patch is not None and len(patch.shape) == 4 and 0 not in patch.shape[2:]:
-        old = spec.source_grid((patch.shape[2], patch.shape[3]), tokens)
-    if layout == "jax":
-        old = None  # always square
-    same_count = tensor.shape[1] == target[1]
-    if same_count and (old is None or old == spec.grid_size):
-        return
-    if old is None and (tokens < 1 or math.isqrt(tokens) ** 2 != tokens):
-        return  # of a grid that nobody tells; reported as a wrong shape
-    interpolation, antialias = _filter(spec, layout)
-    if layout == "transformers" and "reg_token" not in out:
-        antialias = False  # as all of its models but DINOv2 with registers
-
-    def resize(data: Array) -> Array:
-        return resample_abs_pos_embed(
-            _f32(data),
-            spec.grid_size,
-            old,
-            prefix,
-            interpolation,
-            antialias,
-            spec.align_corners,
+    key, names = other_classes(out, spec.family)
+    if names:
+        raise ValueError(
+            f"looks like a checkpoint of {' or '.join(names)}: no {spec.family}, which "
+            f"the model is, has {key!r:.100}"
         )
 
-    rows = prefix + math.prod(spec.grid_size)
-    out["pos_embed"] = tensor.map(resize, (1, rows, tensor.shape[2]))
-    source = f"{old[0]}x{old[1]}" if old else f"{tokens} positions"
-    _log.info("position embedding resized from %s to %dx%d", source, *spec.grid_size)
 
-
-def _head(out: Tensors, spec: Spec, new_head: bool) -> None:
-    """Leave out the head where the model has none or another number of classes."""
-    head = out.get("head.weight")
-    if head is None or not head.shape:
-        return
-    stored = head.shape[0]
-    wanted = spec.shapes.get("head.weight", (0,))[0]
-    offset = spec.pretrained_cfg.get("label_offset") or 0
-    if offset and stored == wanted + offset:
-        # A background class in front, which the model does not have.
-        for key in ("head.weight", "head.bias"):
-            if key in out:
-                out[key] = out[key][offset:]
-        return
-    registered = new_head and stored == spec.pretrained_cfg.get("num_classes")
-    if not wanted or (registered and stored != wanted):
-        out.pop("head.weight")
-        out.pop("head.bias", None)
-        _log.info(
-            "its head of %d classes is left out: the model has %d", stored, wanted
-        )
+def _heads(out: Tensors, spec: Spec, new_head: bool) -> None:
+    """Leave out the heads where the model has none or another number of classes."""
+    for head in HEADS:
+        weight, bias = f"{head}.weight", f"{head}.bias"
+        tensor = out.get(weight)
+        if tensor is None or not tensor.shape:
+            continue
+        stored = tensor.shape[0]
+        wanted = spec.shapes.get(weight, (0,))[0]
+        offset = spec.pretrained_cfg.get("label_offset") or 0
+        if offset and stored == wanted + offset:
+            # A background class in front, which the model does not have.
+            for key in (weight, bias):
+                if key in out:
+                    out[key] = out[key][offset:]
+            continue
+        registered = new_head and stored == spec.pretrained_cfg.get("num_classes")
+        none = not spec.options["num_classes"]
+        if none or (registered and stored != wanted):
+            out.pop(weight)
+            out.pop(bias, None)
+            _log.info(
+                "its %s of %d classes is left out: the model has %d",
+                head,
+                stored,
+                spec.options["num_classes"],
+            )
 
 
 def _fit_pool(out: Tensors, spec: Spec, pool: str, source: str) -> Iterator[Warning]:
@@ -286,7 +207,3 @@ def _leave_out(out: Tensors, spec: Spec) -> Iterator[str]:
             for key in stored:
                 del out[key]
             yield f"{what} ({len(stored)} tensors)"
-
-
-def _f32(data: Array) -> FloatArray:
-    return data.astype(np.float32, copy=False)

@@ -22,6 +22,8 @@ MODEL_TYPES = {
     **dict.fromkeys(("clip", "clipseg", "metaclip_2", "altclip"), "quick_gelu"),
     **dict.fromkeys(("chinese_clip", "owlvit", "owlv2"), "quick_gelu"),
     **dict.fromkeys(("siglip", "siglip2"), "gelu_pytorch_tanh"),
+    **dict.fromkeys(("dinov3_vit", "beit", "data2vec-vision", "deit"), "gelu"),
+    "sapiens2": "silu",
 }
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 _MOST_BYTES = 2**20
@@ -49,6 +51,9 @@ def check_config(weights: Path, spec: Spec) -> None:
     }
     own = spec.options
     has = {name: own[name] for name in ("num_heads", "act_layer")}
+    if "rope_theta" in config and own["rope"] != "none":
+        said["rope_temperature"] = config["rope_theta"]
+        has["rope_temperature"] = own["rope_temperature"]
     has["norm_layer"] = own["norm_eps"]
     wrong = [
         f"{name}={('layernorm', value) if name == 'norm_layer' else value!r:.60}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..text import printable
 from .content import content_of, folder_of, unfinished
+from .integers import paired
 from .lazy import LazyTensor, StateDict
 
 
@@ -22,6 +23,8 @@ def open_state_dict(path: str | os.PathLike[str]) -> StateDict:
         an archive of NumPy's (.npz), or a state dict of PyTorch's (.pth, .pt, .bin,
         .ckpt), which torch loads with weights_only=True. The content tells which, not
         the name.
+    Of 8-bit integers, NAME of int8 with NAME_scale of float32 beside it, the mapping
+    has NAME alone: each integer times the scale of its output.
     The keys are the file's own, but for what training wraps around a model: of
     {'state_dict_ema': ...} and the like the inner one is taken (averaged weights first,
     as in timm), and the prefixes 'module.' and '_orig_mod.' are removed.
@@ -43,7 +46,7 @@ def open_state_dict(path: str | os.PathLike[str]) -> StateDict:
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device; a weights file is expected")
     try:
-        tensors = _clean(_open(path))
+        tensors = paired(_clean(_open(path)))
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}{unfinished(path)}")) from None
     return StateDict(tensors, str(path))

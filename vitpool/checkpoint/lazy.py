@@ -8,7 +8,7 @@ checkpoint is adapted while at most one tensor is in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from ..text import printable
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 def _claim(shape: Shape) -> Array:
@@ -26,13 +27,19 @@ def _claim(shape: Shape) -> Array:
 
 
 class LazyTensor:
-    """A shape, and a function that reads the data as an array of that shape."""
+    """A shape, and a function that reads the data as an array of that shape.
 
-    __slots__ = ("read", "shape")
+    dtype: NumPy's name of what a file or an array holds; '' of what is computed.
+    """
 
-    def __init__(self, shape: Sequence[int], read: Callable[[], Array]) -> None:
+    __slots__ = ("dtype", "read", "shape")
+
+    def __init__(
+        self, shape: Sequence[int], read: Callable[[], Array], dtype: str = ""
+    ) -> None:
         self.shape: Shape = tuple(shape)
         self.read = read
+        self.dtype = dtype
 
     def map(
         self, function: Callable[[Array], Array], shape: Sequence[int]
@@ -88,7 +95,10 @@ def as_lazy(value: Any) -> LazyTensor:
     shape = getattr(value, "shape", None)
     if shape is None:
         raise TypeError(f"an array is expected, got {type(value).__name__}")
-    return LazyTensor(tuple(shape), lambda: as_array(value))
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    # integers are no floats, but may be the half of some: see `integers`
+    read = np.asarray if dtype == "int8" else as_array
+    return LazyTensor(tuple(shape), lambda: read(value), dtype)
 
 
 def as_array(value: Any) -> Array:
@@ -103,33 +113,52 @@ def as_float32(data: Array) -> NDArray[np.float32]:
     """Contiguous float32 of a float16, bfloat16, float32 or float64 array."""
     kind = data.dtype
     if kind.kind != "f" and kind.name != "bfloat16":
+        lacks = ", or int8 with its float32 NAME_scale" if kind == np.int8 else ""
         raise ValueError(
-            f"has dtype {kind}, where float16, bfloat16, float32 or float64 is expected"
+            f"has dtype {kind}, where float16, bfloat16, float32 or float64"
+            f"{lacks} is expected"
         )
+    if kind.type is np.float16:
+        return _core.as_float32(data, "a tensor")  # which NumPy's cast is slow at
     # The order is asked for too: ascontiguousarray makes a scalar one-dimensional.
     return np.asarray(data, np.float32, order="C")
 
 
 class StateDict(Mapping[str, NDArray[np.float32]]):
-    """Mapping of key to float32 array; every access reads the tensor anew."""
+    """Mapping of key to float32 array; every access reads the tensor anew.
+
+    source: the file's name, for messages.
+    untrained: keys of random numbers that no file had.
+    dtypes: what a model keeps these keys in, where that is not float32.
+    """
 
     def __init__(
         self,
         tensors: Mapping[str, LazyTensor],
         source: str = "",
         untrained: Sequence[str] = (),
+        dtypes: Mapping[str, str] | None = None,
     ) -> None:
         self.tensors = dict(tensors)
-        self.source = source  # the file's name, for messages
-        self.untrained = untrained  # keys of random numbers that no file had
+        self.source = source
+        self.untrained = untrained
+        self.dtypes = {k: v for k, v in (dtypes or {}).items() if k in self.tensors}
 
     def __getitem__(self, key: str) -> NDArray[np.float32]:
+        return self._read(key, lambda tensor: as_float32(tensor.read()))
+
+    def _read(self, key: str, read: Callable[[LazyTensor], T]) -> T:
+        """What `read` gives of a tensor; its ValueError says which, of which file."""
         tensor = self.tensors[key]
         try:
-            return as_float32(tensor.read())
+            return read(tensor)
         except ValueError as error:
             at = f"{self.source}: {key}" if self.source else key
             raise ValueError(printable(f"{at}: {error}")) from None
+
+    def kept(self) -> Mapping[str, Any]:
+        """The same keys, but that integers are (int8 array, float32 scale)."""
+        return _Kept(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -140,6 +169,27 @@ class StateDict(Mapping[str, NDArray[np.float32]]):
     def shapes(self) -> dict[str, Shape]:
         """The shape of every tensor, without reading any."""
         return {key: tensor.shape for key, tensor in self.tensors.items()}
+
+
+class _Kept(Mapping[str, Any]):
+    """The tensors of a StateDict, integers as they are."""
+
+    def __init__(self, weights: StateDict) -> None:
+        self.weights = weights
+
+    def __getitem__(self, key: str) -> Any:
+        return self.weights._read(key, _as_kept)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def _as_kept(tensor: LazyTensor) -> Any:
+    integers = getattr(tensor, "integers", None)
+    return as_float32(tensor.read()) if integers is None else integers()
 
 
 def lazy_tensors(state_dict: Mapping[str, Any]) -> dict[str, LazyTensor]:

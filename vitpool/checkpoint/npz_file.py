@@ -63,12 +63,14 @@ def _npz_member(archive: np.lib.npyio.NpzFile, info: zipfile.ZipInfo) -> LazyTen
     if dtype.hasobject or count != stored or min(shape, default=0) < 0:
         raise ValueError(f"{info.filename}: {stored} bytes of data for {dtype} {shape}")
 
+    # JAX's archives hold bfloat16 as two anonymous bytes, and so NumPy writes it.
+    bfloat16 = dtype == np.dtype("V2")
+
     def read() -> Array:
         try:
             data = archive[info.filename]
         except _ZIP_ERRORS as error:
             raise ValueError(f"damaged: {error}") from None
-        # JAX's archives hold bfloat16 as two anonymous bytes.
-        return data.view(ml_dtypes.bfloat16) if data.dtype == np.dtype("V2") else data
+        return data.view(ml_dtypes.bfloat16) if bfloat16 else data
 
-    return LazyTensor(shape, read)
+    return LazyTensor(shape, read, "bfloat16" if bfloat16 else dtype.name)

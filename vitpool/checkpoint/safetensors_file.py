@@ -172,7 +172,7 @@ def _safetensor(
         data: Array = reader.read(base + start, count).view(dtype)
         return data.reshape(shape)
 
-    return LazyTensor(shape, read), (start, stop)
+    return LazyTensor(shape, read, dtype.name), (start, stop)
 
 
 def open_index(path: Path) -> dict[str, LazyTensor]:

@@ -16,6 +16,11 @@ from .lazy import Shape
 _ALIGN_CORNERS = ("base_patch16_radio_v3", "huge_patch16_radio_v3")
 
 
+PATCH = "patch_embed.proj.weight"
+# The first convolution of ConvStem, whose kernel is never another.
+STEM = "patch_embed.backbone.0.conv.weight"
+
+
 @dataclass(frozen=True)
 class Spec:
     """A model's shapes and options, and how its checkpoints are resized.
@@ -42,12 +47,14 @@ class Spec:
         variant: str = "",
         shapes: Mapping[str, Shape] | None = None,
         stored_pool: str = "",
+        family: str = "VisionTransformer",
     ) -> Spec:
         """From the constructor's options; `variant` is timm's name of the model.
 
+        family: the name of the model's class.
         TypeError and ValueError for options that the constructor refuses.
         """
-        resolved = resolve(options)
+        resolved = resolve(options, family)
         return cls(
             resolved,
             dict(param_shapes(resolved) if shapes is None else shapes),
@@ -63,7 +70,18 @@ class Spec:
         cfg = dict(model.pretrained_cfg or {})
         if variant is None:
             variant = str(cfg.get("architecture") or "")
-        return cls.from_options(model.config, cfg, variant, model.param_shapes())
+        return cls.from_options(
+            model.config,
+            cfg,
+            variant,
+            model.param_shapes(),
+            family=model._family,
+        )
+
+    @property
+    def family(self) -> str:
+        """The name of the model's class."""
+        return str(self.options.get("family", "VisionTransformer"))
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -73,19 +91,37 @@ class Spec:
         return height // patch_height, width // patch_width
 
     @property
+    def convolution(self) -> Shape | None:
+        """The shape of the patch embedding as a convolution's, or of a stem's first."""
+        if self.family == "NaFlexVit":
+            own = self.options
+            return (own["embed_dim"], own["in_chans"], *own["patch_size"])
+        return self.shapes.get(STEM if STEM in self.shapes else PATCH)
+
+    @property
     def pos_prefix_tokens(self) -> int:
-        """How many class and register tokens have a row in pos_embed."""
+        """How many tokens before the patches have a row in pos_embed."""
         if self.options["no_embed_class"]:
             return 0
-        return int(self.options["class_token"]) + int(self.options["reg_tokens"])
+        tokens = ("class_token", "dist_token", "reg_tokens")
+        return sum(int(self.options.get(name, 0)) for name in tokens)
 
     def source_grid(
         self, patch_size: tuple[int, int], tokens: int
     ) -> tuple[int, int] | None:
         """The grid of `tokens` stored positions, where input_size accounts for all."""
-        size = (self.pretrained_cfg.get("input_size") or (3, 224, 224))[-2:]
-        rows, columns = size[0] // patch_size[0], size[1] // patch_size[1]
+        rows, columns = self._input_grid(patch_size)
         return (rows, columns) if rows * columns == tokens else None
+
+    def source_window(self, distances: int) -> tuple[int, int] | None:
+        """The grid with so many distances of patches, where it is input_size's."""
+        rows, columns = self._input_grid(self.options["patch_size"])
+        own = (2 * rows - 1) * (2 * columns - 1)
+        return (rows, columns) if own == distances else None
+
+    def _input_grid(self, patch_size: tuple[int, int]) -> tuple[int, int]:
+        size = (self.pretrained_cfg.get("input_size") or (3, 224, 224))[-2:]
+        return size[0] // patch_size[0], size[1] // patch_size[1]
 
 
 def resize_rule(variant: str) -> dict[str, Any]:

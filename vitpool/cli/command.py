@@ -20,8 +20,10 @@ from . import (
     completion,
     convert,
     embed,
+    finetune,
     info,
     list,
+    quantize,
     search,
 )
 from .errors import (
@@ -42,10 +44,12 @@ COMMANDS = (
     search,
     attention,
     compare,
+    finetune,
     audit,
     info,
     list,
     convert,
+    quantize,
     benchmark,
     completion,
 )
@@ -57,7 +61,7 @@ def build_parser() -> Parser:
 
     parser = Parser(
         prog="vitpool",
-        description="timm's Vision Transformers on a CPU, without PyTorch.",
+        description="timm's plain Vision Transformers on a CPU, without PyTorch.",
         epilog="`vitpool COMMAND --help` tells a command's options, with examples.\n"
         "Exit codes: 0 done, 1 some pictures could not be read, no model matches, "
         "two models differ or an audit has found something, 2 wrong usage or it cannot "

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..config import DTYPES
 from .errors import OK
 from .parser import Parser
 from .progress import print_text
@@ -48,7 +49,12 @@ _MODELS = ("model", "reference", "candidate")
 
 def _values(action: argparse.Action, models: str) -> str:
     """The words that a value is one of; '' where it may be another, as a file."""
-    return models if action.dest in _MODELS else " ".join(action.choices or ())
+    return models if action.dest in _MODELS else " ".join(_choices(action))
+
+
+def _choices(action: argparse.Action) -> Iterable[str]:
+    """All that a value may be; the library, not argparse, refuses another dtype."""
+    return action.choices or (DTYPES if action.dest == "dtype" else ())
 
 
 def _bash(parsers: dict[str, Parser], models: str) -> Iterator[str]:
@@ -92,7 +98,7 @@ def _fish(parsers: dict[str, Parser], models: str) -> Iterator[str]:
                 for text in option.option_strings
             ]
             words = _values(option, models)
-            value = "" if option.nargs == 0 else " -x" if option.choices else " -r"
+            value = "" if option.nargs == 0 else " -x" if _choices(option) else " -r"
             value += f" -a '{words}'" if words else ""  # -r: or a file, -x: or none
             about = _quoted(option.help or "")
             yield f"{here} {' '.join(texts)}{value} -d {about}"

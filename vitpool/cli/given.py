@@ -182,10 +182,10 @@ def where(error: BaseException) -> str:
 
 def makes_models(kind: type) -> bool:
     """Whether what a class makes are models, torch's or ours."""
-    from ..model import VisionTransformer
+    from ..model import PlainViT
 
     torch = sys.modules.get("torch")
-    known = (VisionTransformer, *([torch.nn.Module] if torch is not None else ()))
+    known = (PlainViT, *([torch.nn.Module] if torch is not None else ()))
     return issubclass(kind, known)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
 
 from .errors import OK
@@ -36,16 +35,18 @@ def run(args: argparse.Namespace) -> int:
 
     about: dict[str, Any] = {"version": __version__, **show_config()}
     if not args.build:
+        from ..model import num_parameters
+        from ..model.parts import grid_of
         from ..transforms import resolve_data_config
 
         model = describe_model(args)
-        cfg = model.pretrained_cfg or {}
+        cfg, options = model.pretrained_cfg or {}, model._options()
         shapes = model.param_shapes()
-        count = sum(math.prod(shape) for shape in shapes.values())
         about = {
             "model": args.model,
             "architecture": cfg.get("architecture"),
-            "parameters": count,
+            "class": options["family"],
+            "parameters": num_parameters(shapes),
             "memory_bytes": model.memory_bytes()["weights"],
             "dtype": str(model.dtype),
             "num_classes": model.num_classes,
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             "embed_dim": model.embed_dim,
             "depth": len(model.blocks),
             "num_prefix_tokens": model.num_prefix_tokens,
-            "grid_size": list(model.patch_embed.grid_size),
+            "grid_size": list(grid_of(options)),
             "license": cfg.get("license"),
             "weights": cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url"),
             "input": resolve_data_config(model),

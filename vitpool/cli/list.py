@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
 
 from .errors import NOTHING_FOUND, OK, say
 from .options import AS_JSON
 from .progress import print_json, print_text
+
+# registry.list_modules(), which reads the table of models.
+MODULES = (
+    *("beit", "deit", "eva", "naflexvit", "vision_transformer"),
+    *("vision_transformer_hybrid", "vision_transformer_relpos"),
+)
 
 
 def add(commands: Any) -> None:
@@ -21,10 +26,18 @@ def add(commands: Any) -> None:
         examples=[
             "vitpool list 'vit_base*'",
             "vitpool list -l --pretrained '*siglip*'",
+            "vitpool list --module eva '*dinov3*'",
         ],
     )
     sub.add_argument(
         "filter", nargs="?", default="", metavar="PATTERN", help="as in 'vit_base*'"
+    )
+    sub.add_argument(
+        "--module",
+        default="",
+        choices=MODULES,
+        metavar="NAME",
+        help=f"those of timm's module of this name: {', '.join(MODULES)}",
     )
     sub.add_argument(
         "--pretrained", action="store_true", help="those with weights, by tag"
@@ -43,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from ..registry import list_models
 
-    names = list_models(args.filter, pretrained=args.pretrained)
+    names = list_models(args.filter, args.module, pretrained=args.pretrained)
     if args.long:
         models = [describe(name) for name in names]
         if args.json:
@@ -57,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             print_text(name)
     if not names:
-        say(f"no model matches {args.filter!r}")
+        what = f"no model matches {args.filter!r}" if args.filter else "no model"
+        if args.module:
+            what += f" in timm's module {args.module!r}"
+        say(what)
         return NOTHING_FOUND
     return OK
 
@@ -65,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
 def describe(name: str) -> dict[str, Any]:
     """A model by its name and configuration; nothing of it is made."""
     from ..checkpoint.spec import Spec
+    from ..model import num_parameters
     from ..registry.create import plan_model
 
     plan = plan_model(name)
-    spec = Spec.from_options(plan.options, plan.cfg, plan.arch)
+    spec = Spec.from_options(plan.options, plan.cfg, plan.arch, family=plan.family)
     return {
         "name": name,
-        "parameters": sum(math.prod(shape) for shape in spec.shapes.values()),
+        "parameters": num_parameters(spec.shapes),
         "img_size": list(spec.options["img_size"]),
         "global_pool": spec.options["global_pool"],
         "num_classes": spec.options["num_classes"],

@@ -8,6 +8,7 @@ import ast
 import os
 from typing import Any
 
+from ..config import as_dtype
 from .errors import UsageError, say
 
 DEFAULT_MODEL = "vit_digits"
@@ -76,22 +77,38 @@ def number(text: str) -> float:
 
 
 def model_options(
-    default: str | None = DEFAULT_MODEL, default_is: str = DEFAULT_MODEL
+    default: str | None = DEFAULT_MODEL,
+    default_is: str = DEFAULT_MODEL,
+    head: bool = True,
+    place: bool = False,
 ) -> argparse.ArgumentParser:
-    """Which model, with which weights. default_is: the default, for eyes."""
+    """Which model, with which weights. default_is: the default, for eyes.
+
+    head: whether its head is to be chosen, too, or is the command's own affair: then it
+        trains, in float32. place: the model is the command's first argument, and what
+        it becomes the command's own affair.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     parser.set_defaults(chosen=False)
+    if not head:
+        parser.set_defaults(num_classes=None, new_head=False, dtype="float32")
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        action=_Chosen,
-        default=default,
-        help="a name (`vitpool list`), hf-hub:org/name[@rev], a folder in timm's hub "
-        f"layout, or a weights file with --arch (default {default_is})",
+    what = (
+        "a name (`vitpool list`), hf-hub:org/name[@rev], a folder in timm's hub "
+        "layout, or a weights file with --arch"
     )
+    if place:
+        parser.add_argument("model", metavar="MODEL", action=_Chosen, help=what)
+    else:
+        add(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            action=_Chosen,
+            default=default,
+            help=f"{what} (default {default_is})",
+        )
     add("--arch", metavar="NAME", help="architecture of a bare weights file")
     add("--checkpoint", metavar="PATH", help="weights to load in place of the model's")
     add(
@@ -100,13 +117,14 @@ def model_options(
         default=None,
         help="use the model's own weights",
     )
-    add("--num-classes", type=count(0), metavar="N", help="classes of the model")
-    add(
-        "--new-head",
-        action="store_true",
-        help="take a head without training, where the weights have none for these "
-        "classes",
-    )
+    if head:
+        add("--num-classes", type=count(0), metavar="N", help="classes of the model")
+        add(
+            "--new-head",
+            action="store_true",
+            help="take a head without training, where the weights have none for these "
+            "classes",
+        )
     add(
         "--gp",
         "--global-pool",
@@ -120,13 +138,15 @@ def model_options(
         **KEY_VALUES,
         help="more options of the model",
     )
-    add(
-        "--dtype",
-        "--model-dtype",
-        dest="dtype",
-        metavar="TYPE",
-        help="type of the weights in memory (default float32)",
-    )
+    if head and not place:
+        add(
+            "--dtype",
+            "--model-dtype",
+            dest="dtype",
+            metavar="TYPE",
+            help="float32, bfloat16, float16 or int8: what the matrices are kept and "
+            "multiplied in (default what a folder says, else float32)",
+        )
     add("--threads", type=count(1), metavar="N", help="compute threads")
     return parser
 
@@ -163,11 +183,8 @@ def size_options() -> argparse.ArgumentParser:
     return parser
 
 
-def picture_options(batch_size: int) -> argparse.ArgumentParser:
-    """How pictures are read and prepared."""
-    parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("pictures")
-    add = group.add_argument
+def add_preparation(add: Any) -> None:
+    """How a picture becomes a model's input, as a model's own config has it."""
     add("--crop-pct", type=number, metavar="X", help="part of the picture kept")
     add(
         "--crop-mode",
@@ -179,6 +196,14 @@ def picture_options(batch_size: int) -> argparse.ArgumentParser:
     )
     add("--std", type=number, nargs="+", metavar="X", help="their standard deviation")
     add("--interpolation", metavar="NAME", help="bilinear, bicubic, lanczos, ...")
+
+
+def picture_options(batch_size: int) -> argparse.ArgumentParser:
+    """How pictures are read and prepared."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("pictures")
+    add = group.add_argument
+    add_preparation(add)
     add("--exif", action="store_true", help="turn pictures as their EXIF data says")
     add(
         "-b",
@@ -258,13 +283,17 @@ def model_arguments(
 
 
 def _construction(args: argparse.Namespace) -> dict[str, Any]:
-    """The constructor's arguments among the options; each may be given in one way."""
+    """The constructor's arguments among the options; each may be given in one way.
+
+    What the constructor does not check before work is done, a dtype, is checked here.
+    """
+    dtype = None if args.dtype is None else as_dtype(args.dtype)
     ways: list[tuple[str, Any, str]] = [
         ("num_classes", args.num_classes, "--num-classes"),
         ("global_pool", args.global_pool, "--gp"),
         ("in_chans", args.in_chans, "--in-chans"),
         ("img_size", args.img_size, "--img-size"),
-        ("dtype", args.dtype, "--dtype"),
+        ("dtype", dtype, "--dtype"),
     ]
     if args.input_size is not None:
         channels, *size = args.input_size
@@ -289,7 +318,8 @@ def load_model(args: argparse.Namespace) -> Any:
 
 def describe_model(args: argparse.Namespace) -> Any:
     """The same, but with weights only where those are here: none are downloaded."""
-    own = is_weights(args.model) or os.path.isdir(args.model)
+    place = args.model.removeprefix("local-dir:")
+    own = is_weights(args.model) or os.path.isdir(place)
     here = own or args.model == DEFAULT_MODEL
     return _create(args, model_arguments(args, pretrained=here))
 

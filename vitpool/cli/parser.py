@@ -94,7 +94,8 @@ class Parser(argparse.ArgumentParser):
 
         The parser that has seen all of them knows which ones there could be. That of a
         command takes arguments before, between and after its options, or the rest of
-        them behind `--`; the result has it as `parser`.
+        them behind `--`; the result has it as `parser`, and what it was given as
+        `words`.
         """
         words = sys.argv[1:] if args is None else list(args)
         if self._mixing:
@@ -115,7 +116,7 @@ class Parser(argparse.ArgumentParser):
                 self._mixing = False
         if more:
             self.error(f"unexpected: {' '.join(more)}")
-        found.parser = self
+        found.parser, found.words = self, words
         return found, []
 
     def _check_option(self, word: str) -> None:

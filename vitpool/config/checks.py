@@ -6,6 +6,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from .names import DTYPES, Dtype
+
 
 def as_int(value: Any, what: str, least: int = 0) -> int:
     """An int from anything with ``__index__`` that is not a bool."""
@@ -51,3 +53,15 @@ def as_bool(value: Any, what: str) -> bool:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
     raise TypeError(f"{what} must be True or False, not {value!r}")
+
+
+def as_dtype(value: Any, what: str = "dtype") -> Dtype:
+    """A model's dtype by its name, or by NumPy's, ml_dtypes' or torch's object."""
+    name = str(getattr(value, "__name__", value)).removeprefix("torch.")
+    for dtype in DTYPES:
+        if name == dtype:
+            return dtype
+    known = ", ".join(map(repr, DTYPES))
+    if not isinstance(value, str) and not hasattr(value, "itemsize"):
+        raise TypeError(f"{what} must be one of {known}, not {type(value).__name__}")
+    raise ValueError(f"{what} must be one of {known}, not {name!r:.100}")

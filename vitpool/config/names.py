@@ -17,6 +17,7 @@ NormLayer = NormName | tuple[NormName, float] | Mapping[str, Any]
 ActLayer = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 MlpLayer = Literal["Mlp", "GluMlp", "SwiGLUPacked", "SwiGLU"]
 AttnLayer = Literal["attn", "diff"]
+EmbedLayer = Literal["PatchEmbed", "ConvStem"]
 BlockFn = Literal[
     "Block",
     "ResPostBlock",
@@ -25,6 +26,20 @@ BlockFn = Literal[
     "DiffParallelScalingBlock",
 ]
 
+# Those of timm's other classes.
+EvaPool = Literal["", "avg", "avgmax", "max", "token", "map"]
+PlainPool = Literal["", "avg", "token"]
+EvaAttn = Literal["eva", "rope"]
+RopeType = Literal["cat", "mixed", "dinov3"]
+RopeIndexing = Literal["ij", "xy"]
+RelPosType = Literal["mlp", "mlpswin", "bias"]
+RelPosBlockFn = Literal["RelPosBlock", "ResPostRelPosBlock"]
+
+# What create_model and model.to take: of the matrices, in memory and in products.
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+# What one parameter is kept in: integers may meet 8-bit or 16-bit activations.
+ParamDtype = Literal["float32", "bfloat16", "float16", "int8", "int8_a16"]
+
 POOLS: tuple[Pool, ...] = get_args(Pool)
 POS_EMBEDS: tuple[PosEmbed, ...] = get_args(PosEmbed)
 INIT_MODES: tuple[WeightInit, ...] = get_args(WeightInit)
@@ -32,7 +47,14 @@ NORMS: tuple[NormName, ...] = get_args(NormName)
 ACTS: tuple[ActLayer, ...] = get_args(ActLayer)
 MLPS: tuple[MlpLayer, ...] = get_args(MlpLayer)
 ATTNS: tuple[AttnLayer, ...] = get_args(AttnLayer)
+EMBEDS: tuple[EmbedLayer, ...] = get_args(EmbedLayer)
 BLOCKS: tuple[BlockFn, ...] = get_args(BlockFn)
+EVA_ATTNS: tuple[EvaAttn, ...] = get_args(EvaAttn)
+ROPES: tuple[RopeType, ...] = get_args(RopeType)
+ROPE_INDEXINGS: tuple[RopeIndexing, ...] = get_args(RopeIndexing)
+REL_POS_BLOCKS: tuple[RelPosBlockFn, ...] = get_args(RelPosBlockFn)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+PARAM_DTYPES: tuple[ParamDtype, ...] = get_args(ParamDtype)
 
 
 class ModelOptions(TypedDict, total=False):
@@ -70,6 +92,7 @@ class ModelOptions(TypedDict, total=False):
     drop_path_rate: float | None
     weight_init: WeightInit | None
     fix_init: bool | None
+    embed_layer: EmbedLayer | None
     embed_norm_layer: NormLayer | None
     norm_layer: NormLayer | None
     act_layer: ActLayer | None

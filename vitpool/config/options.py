@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""timm's constructor arguments, resolved to the plain options that the core takes.
-
-What is a Python class in timm (norm_layer, act_layer, mlp_layer, block_fn, attn_layer)
-is a name here. Source: timm.models.vision_transformer.VisionTransformer.__init__.
-"""
+"""The constructor arguments of timm's classes, resolved to the options that the core
+takes, and made from those."""
 
 from __future__ import annotations
 
@@ -11,208 +8,105 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..text import did_you_mean
-from .checks import as_bool, as_float, as_int, as_pair
-from .names import ACTS, ATTNS, BLOCKS, MLPS, NORMS, POOLS, POS_EMBEDS
+from . import beit, distilled, eva, naflex, relpos, vit
+from .checks import as_bool, as_float
+from .family import Family
 
-# Any case of a name, and timm's other spellings, to the name.
-_ACTS: dict[str, str] = {
-    **{name: name for name in ACTS},
-    "gelutanh": "gelu_tanh",
-    "quickgelu": "quick_gelu",
-    "swish": "silu",
-}
-_NORMS: dict[str, str] = {name: name for name in NORMS}
-_MLPS = {name.lower(): name for name in MLPS}
-_BLOCKS = {name.lower(): name for name in BLOCKS}
-_ATTNS: dict[str, str] = {
-    **{name: name for name in ATTNS},
-    "": "attn",
-    "attention": "attn",
-    "diffattention": "diff",
+#: timm's classes by name; each module has its class's options.
+FAMILIES: dict[str, Family] = {
+    "VisionTransformer": vit.FAMILY,
+    "VisionTransformerDistilled": distilled.FAMILY,
+    "Eva": eva.FAMILY,
+    "Beit": beit.FAMILY,
+    "VisionTransformerRelPos": relpos.FAMILY,
+    "NaFlexVit": naflex.FAMILY,
 }
 
-#: timm's constructor defaults; drop rates are accepted and do nothing at inference.
-DEFAULTS: dict[str, Any] = {
-    "img_size": 224,
-    "patch_size": 16,
-    "in_chans": 3,
-    "num_classes": 1000,
-    "global_pool": "token",
-    "embed_dim": 768,
-    "depth": 12,
-    "num_heads": 12,
-    "mlp_ratio": 4.0,
-    "qkv_bias": True,
-    "qk_norm": False,
-    "scale_attn_norm": False,
-    "scale_mlp_norm": False,
-    "proj_bias": True,
-    "init_values": None,
-    "class_token": True,
-    "pos_embed": "learn",
-    "no_embed_class": False,
-    "reg_tokens": 0,
-    "pre_norm": False,
-    "final_norm": True,
-    "fc_norm": None,
-    "pool_include_prefix": False,
-    "dynamic_img_size": False,
-    "dynamic_img_pad": False,
-    "drop_rate": 0.0,
-    "pos_drop_rate": 0.0,
-    "patch_drop_rate": 0.0,
-    "proj_drop_rate": 0.0,
-    "attn_drop_rate": 0.0,
-    "drop_path_rate": 0.0,
-    "weight_init": "",
-    "fix_init": False,
-    "embed_norm_layer": None,
-    "norm_layer": None,
-    "act_layer": None,
-    "block_fn": "Block",
-    "mlp_layer": "Mlp",
-    "attn_layer": "attn",
+#: VisionTransformer's constructor defaults.
+DEFAULTS = vit.DEFAULTS
+
+#: Rates of dropout, of any class.
+DROPS = tuple(name for name in DEFAULTS if "drop" in name)
+
+#: What moves rotary embeddings' coordinates in training, and timm's least value.
+ROPE_AUGMENTATIONS = {
+    "rope_shift_coords": 0.0,
+    "rope_jitter_coords": 1.0,
+    "rope_rescale_coords": 1.0,
 }
-_BOOLS = tuple(k for k, v in DEFAULTS.items() if isinstance(v, bool))
-_DROPS = tuple(k for k in DEFAULTS if k.endswith("drop_rate") or k == "drop_rate")
 
 
-def _name(value: Any, what: str, names: Mapping[str, str], default: str) -> str:
-    if value is None:
-        return default
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{what} must be a name ({', '.join(repr(n) for n in _unique(names))}), "
-            f"not {value!r}"
-        )
-    key = value.lower()
-    if key not in names:
-        raise ValueError(
-            f"{what} must be one of {', '.join(repr(n) for n in _unique(names))}, "
-            f"not {value!r}"
-        )
-    return names[key]
+def defaults_of(family: str) -> Mapping[str, Any]:
+    """The constructor defaults of a class, by its name."""
+    return FAMILIES[family].defaults
 
 
-def _unique(names: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(names.values()))
-
-
-def _norm(value: Any, what: str) -> tuple[str, float]:
-    """('layernorm' or 'rmsnorm', eps) from a name, a pair (name, eps) or a dict."""
-    eps: Any = 1e-6
-    if isinstance(value, Mapping):
-        unknown = set(value) - {"name", "eps"}
-        if unknown or "name" not in value:
-            raise ValueError(
-                f"{what} as a dict must have the keys 'name' and 'eps', not "
-                f"{sorted(map(str, value))}"
-            )
-        eps = value.get("eps", eps)
-        value = value["name"]
-    elif isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{what} must be a name or (name, eps), not {value!r}")
-        value, eps = value
-    if isinstance(value, str):
-        value = value.replace("_", "")
-    name = _name(value, what, _NORMS, "layernorm")
-    eps = as_float(eps, f"{what}'s eps")
-    if eps < 0:
-        raise ValueError(f"{what}'s eps must not be negative, not {eps}")
-    return name, eps
-
-
-def refuse_unknown(names: Iterable[str], known: Collection[str] = DEFAULTS) -> None:
-    """TypeError for the first of names that is none of the constructor's options."""
+def refuse_unknown(
+    names: Iterable[str],
+    known: Collection[str] | None = None,
+    family: str = "VisionTransformer",
+) -> None:
+    """TypeError for the first of names that is none of the class's options."""
+    kind = FAMILIES[family]
+    known = kind.defaults if known is None else known
     for name in names:
-        if name not in known:
-            raise TypeError(
-                f"VisionTransformer has no option {name!r}{did_you_mean(name, known)} "
-                f"(options: {', '.join(known)})"
-            )
+        if name in known:
+            continue
+        if name in kind.refused:
+            raise TypeError(f"{family} has no option {name!r}: {kind.refused[name]}")
+        raise TypeError(
+            f"{family} has no option {name!r}{did_you_mean(name, known)} "
+            f"(options: {', '.join(known)})"
+        )
 
 
-def resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The core's options from timm's constructor arguments.
+def resolve(
+    arguments: Mapping[str, Any], family: str = "VisionTransformer"
+) -> dict[str, Any]:
+    """The core's options from a class's constructor arguments.
 
     Unknown arguments and wrong types are TypeErrors, wrong values ValueErrors, each
     naming the argument, what came and what is allowed.
     """
-    refuse_unknown(arguments)
-    a = {**DEFAULTS, **arguments}
-    for name in _BOOLS:
-        a[name] = as_bool(a[name], name)
-    for name in _DROPS:
-        if not 0.0 <= as_float(a[name], name) <= 1.0:
-            raise ValueError(f"{name} must be from 0 to 1, not {a[name]}")
+    refuse_unknown(arguments, family=family)
+    kind = FAMILIES[family]
+    a = {**kind.defaults, **arguments}
+    for name, default in kind.defaults.items():
+        if isinstance(default, bool):
+            a[name] = as_bool(a[name], name)
+        elif name in DROPS:
+            if not 0.0 <= as_float(a[name], name) <= 1.0:
+                raise ValueError(f"{name} must be from 0 to 1, not {a[name]}")
+        elif name in ROPE_AUGMENTATIONS and a[name] is not None:
+            least = ROPE_AUGMENTATIONS[name]
+            if as_float(a[name], name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {a[name]}")
+    return kind.resolve(a)
 
-    pool = a["global_pool"]
-    if not isinstance(pool, str):
-        raise TypeError(
-            f"global_pool must be a str ({', '.join(map(repr, POOLS))}), "
-            f"not {type(pool).__name__}"
-        )
-    pos_embed = a["pos_embed"]
-    if not isinstance(pos_embed, str):
-        raise TypeError(
-            "pos_embed must be a str ('learn', 'none' or ''), "
-            f"not {type(pos_embed).__name__}"
-        )
-    if pos_embed not in POS_EMBEDS:
-        raise ValueError(f"pos_embed must be 'learn', 'none' or '', not {pos_embed!r}")
-    fc_norm = a["fc_norm"]
-    if fc_norm is None:
-        fc_norm = pool in ("avg", "avgmax", "max")
-    fc_norm = as_bool(fc_norm, "fc_norm")
-    norm, eps = _norm(a["norm_layer"], "norm_layer")
-    embed_norm, embed_eps = "identity", 0.0
-    if a["embed_norm_layer"] is not None:
-        embed_norm, embed_eps = _norm(a["embed_norm_layer"], "embed_norm_layer")
-    init_values = a["init_values"]
-    if init_values is not None:
-        init_values = as_float(init_values, "init_values")
-    embed_dim = as_int(a["embed_dim"], "embed_dim", 1)
-    mlp_ratio = as_float(a["mlp_ratio"], "mlp_ratio")
-    if mlp_ratio <= 0 or mlp_ratio > 1e6:
-        raise ValueError(f"mlp_ratio must be above 0, not {mlp_ratio}")
-    if embed_dim >= 2**31:
-        raise ValueError(
-            f"embed_dim must be below 2**31, not about 2**{embed_dim.bit_length()}"
-        )
-    return {
-        "img_size": as_pair(a["img_size"], "img_size"),
-        "patch_size": as_pair(a["patch_size"], "patch_size"),
-        "in_chans": as_int(a["in_chans"], "in_chans", 1),
-        "num_classes": as_int(a["num_classes"], "num_classes"),
-        "global_pool": pool,
-        "embed_dim": embed_dim,
-        "depth": as_int(a["depth"], "depth"),
-        "num_heads": as_int(a["num_heads"], "num_heads", 1),
-        "mlp_hidden": int(embed_dim * mlp_ratio),
-        "reg_tokens": as_int(a["reg_tokens"], "reg_tokens"),
-        "block_fn": _name(a["block_fn"], "block_fn", _BLOCKS, "Block"),
-        "mlp_layer": _name(a["mlp_layer"], "mlp_layer", _MLPS, "Mlp"),
-        "attn_layer": _name(a["attn_layer"], "attn_layer", _ATTNS, "attn"),
-        "act_layer": _name(a["act_layer"], "act_layer", _ACTS, "gelu"),
-        "norm_layer": norm,
-        "norm_eps": eps,
-        "embed_norm_layer": embed_norm,
-        "embed_norm_eps": embed_eps,
-        "has_init_values": init_values is not None,
-        "init_values": init_values or 0.0,
-        "qkv_bias": a["qkv_bias"],
-        "qk_norm": a["qk_norm"],
-        "scale_attn_norm": a["scale_attn_norm"],
-        "scale_mlp_norm": a["scale_mlp_norm"],
-        "proj_bias": a["proj_bias"],
-        "class_token": a["class_token"],
-        "pos_embed": pos_embed == "learn",
-        "no_embed_class": a["no_embed_class"],
-        "pre_norm": a["pre_norm"],
-        "norm": a["final_norm"] and not fc_norm,
-        "fc_norm": a["final_norm"] and fc_norm,
-        "pool_include_prefix": a["pool_include_prefix"],
-        "dynamic_img_size": a["dynamic_img_size"],
-        "dynamic_img_pad": a["dynamic_img_pad"],
-    }
+
+def training_only(
+    arguments: Mapping[str, Any], family: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The rates of dropout that are not 0, and what moves rope's coordinates: options
+    that tell nothing of a finished model."""
+    known = [name for name in defaults_of(family) if arguments.get(name) is not None]
+    rates = {name: float(arguments[name]) for name in known if name in DROPS}
+    moves = {n: float(arguments[n]) for n in known if n in ROPE_AUGMENTATIONS}
+    return {name: rate for name, rate in rates.items() if rate}, moves
+
+
+def all_arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that give these options, nothing left to a default.
+
+    Those that tell nothing of a finished model (drop rates, how fresh weights are made)
+    are left out.
+    """
+    return FAMILIES[options["family"]].arguments(options)
+
+
+def arguments_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that give these options, without those at default."""
+    kind = FAMILIES[options["family"]]
+    full = kind.arguments(options)
+    default = {**kind.defaults, **kind.implied(full)}
+    return {name: value for name, value in full.items() if value != default[name]}

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import PIL
 
 from .. import _core
-from ..config import resolve
-from ..model import POOLS, Pooling
+from ..config import resolve, told_options
+from ..model import POOLS, Pooling, digest
 from ..registry import PACKAGED
-from ..transforms import Transform, default_workers
+from ..transforms import Transform
 
 __all__ = ["FORMAT", "POOLS", "Embedder", "about", "difference"]
 
@@ -30,7 +28,7 @@ FORMAT = 3
 # pool (the norms that follow from that are options themselves).
 _NOT_COMPARED = {
     *("num_classes", "dynamic_img_size", "dynamic_img_pad"),
-    *("init_values", "has_init_values", "global_pool"),
+    *("init_values", "has_init_values", "global_pool", "head_init_scale"),
 }
 
 
@@ -40,44 +38,34 @@ class Embedder(Pooling):
     def identity(self, transform: Transform) -> dict[str, Any]:
         """What makes two runs' vectors the same up to rounding, as JSON has it.
 
-        That is every weight but the classifier's, every option that a vector depends
-        on, by its value and not by what is default, the pools, the transform, and the
-        version of the numbers. Not threads, batches, the machine, nor Pillow's release:
-        their difference is one of rounding.
+        That is every weight but the classifier's, and what it is kept in, every option
+        that a vector depends on, by its value and not by what is default, the pools,
+        the transform, and the version of the numbers. Not threads, batches, the
+        machine, nor Pillow's release: their difference is one of rounding.
         """
         model = self.model
-        options = resolve(model.config)
+        options = told_options(resolve(model.config, model._family))
+        heads = tuple(f"{head}." for head in model._heads)
+        names = [n for n in model.param_shapes() if not n.startswith(heads)]
         told = {
             "format": FORMAT,
             "model": type(model).__name__,
             "options": {k: v for k, v in options.items() if k not in _NOT_COMPARED},
-            "weights": self._digest(),
+            "weights": digest(model, names),
             "pools": self.sizes,
             "transform": {"class": type(transform).__name__, **transform.options},
         }
+        if model.dtype != "float32":  # said for eyes: the digest tells each weight's
+            told["dtype"] = str(model.dtype)
         identity: dict[str, Any] = json.loads(json.dumps(told))
         return identity
-
-    def _digest(self) -> str:
-        """A text that changes with any weight; tensor by tensor, on all processors."""
-
-        def one(name: str) -> bytes:
-            array = self.model.get_parameter(name)
-            digest = hashlib.blake2b(f"{name} {array.shape}".encode(), digest_size=16)
-            digest.update(array)
-            return digest.digest()
-
-        names = [n for n in self.model.param_shapes() if not n.startswith("head.")]
-        with ThreadPoolExecutor(default_workers()) as pool:
-            whole = b"".join(pool.map(one, names))
-        return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
 def about(model: Any) -> dict[str, Any]:
     """What a run was made with, for who reads its files; nothing compares it.
 
-    versions, and source: the name and the options for which `create_model` gives such a
-    model with its weights, as far as the model knows that.
+    versions, and source: the name, the dtype and the options for which `create_model`
+    gives such a model with its weights, as far as the model knows that.
     """
     cfg = model.pretrained_cfg or {}
     name, place = cfg.get("architecture"), cfg.get("source")
@@ -87,8 +75,9 @@ def about(model: Any) -> dict[str, Any]:
         name = f"hf-hub:{cfg['hf_hub_id']}"
     elif name and cfg.get("tag"):
         name = f"{name}.{cfg['tag']}"
+    options = {**model.config, "num_classes": 0}
     return {
-        "source": {"name": name, "options": {**model.config, "num_classes": 0}},
+        "source": {"name": name, "dtype": str(model.dtype), "options": options},
         "versions": {"vitpool": _core.__version__, "pillow": PIL.__version__},
     }
 
@@ -100,6 +89,7 @@ def difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if made["format"] != now["format"]:
         return f"made in format {made['format']}, which is {now['format']} now"
     options, others = now["options"], made["options"]
-    differ = [k for k in now if k != "options" and made.get(k) != now[k]]
+    told = dict.fromkeys([*now, *made])  # a float32 model says no dtype
+    differ = [k for k in told if k != "options" and made.get(k) != now.get(k)]
     differ += sorted(k for k in {*options, *others} if options.get(k) != others.get(k))
     return f"made with other {', '.join(differ)}" if differ else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import as_bool, as_int
+from ..files import locked
 from ..transforms import (
     ImageError,
     NotTaken,
@@ -23,7 +24,7 @@ from ..transforms import (
 )
 from .embedder import Embedder, about
 from .known import Known
-from .parts import Part, locked, remove_stale, write_part
+from .parts import Part, remove_stale, write_part
 from .rows import Rows, Stamp, need_pyarrow, stamp_of, text
 
 

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,36 +60,6 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not written by vitpool embed; give another -o")
     meta: dict[str, Any] = json.loads(raw)
     return meta
-
-
-# What a file system says that has no locks: NFS without them, Lustre without -o flock,
-# some of FUSE's.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder; the lock dies with the process.
-
-    Where the file system has no locks, a warning says so and the run goes on.
-    """
-    import fcntl
-
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{folder}: another run is writing there") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise OSError(error.errno, error.strerror, file.name) from error
-            warnings.warn(
-                f"{folder}: no locks there ({error.strerror}); make sure that no "
-                "other run writes into it",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        yield
 
 
 def remove_stale(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import set_num_threads
-from ..files import replacing
+from ..files import locked, replacing
 from ..registry import create_model
 from ..transforms import (
     ImageError,
@@ -30,7 +30,7 @@ from ..transforms import (
 from . import embedder
 from .embedder import about, difference
 from .local import Summary, paths_of
-from .parts import locked, remove_stale
+from .parts import remove_stale
 from .rows import Stamp, need_pyarrow, stamp_of, table, text
 
 if TYPE_CHECKING:

@@ -129,7 +129,8 @@ def rebuild(folder: Folder) -> Any:
         raise ValueError(
             f"{folder.path}: does not say what its model is called; give the model"
         )
-    return create_model(source["name"], pretrained=True, **source["options"])
+    dtype = source.get("dtype", "float32")  # before vitpool had others
+    return create_model(source["name"], True, dtype=dtype, **source["options"])
 
 
 def _transform(folder: Folder) -> Transform:

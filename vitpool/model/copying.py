@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..config import all_arguments_of
-from .parts import Float32
+from .dtypes import Stored
+from .facts import Facts
 from .shown import Shown
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 # What a pickle holds. 1, which vitpool 0.1.0 wrote without the number: the constructor
 # arguments that differ from its defaults. 2: every argument that tells something of the
 # model, so that no later default changes what a pickle means. 3: which parameters are
-# random as well. The user's own attributes are the pickle's state, as pickle has it.
-_PICKLE_VERSION = 3
+# random as well. 4: what is kept as another dtype than float32; a model without such
+# parameters is still written as 3. The user's own attributes are the pickle's state, as
+# pickle has it.
+_PICKLE_VERSION = 4
 
 # What to do in place of assigning a name that the model reads from its own state.
 _INSTEAD = {
@@ -30,7 +33,7 @@ _INSTEAD = {
     "img_size": "set_input_size(img_size) resamples the positions",
     "patch_embed": "set_input_size resamples it, patch_embed.proj.weight = array loads",
     "blocks": "prune_intermediate_layers drops some, load_state_dict sets weights",
-    "training": "vitpool computes inference only",
+    "training": "a model computes inference only, and vitpool.train trains it",
     **dict.fromkeys(
         ("norm_pre", "norm", "fc_norm"),
         "its weight and bias can be, and load_state_dict sets all weights",
@@ -38,7 +41,7 @@ _INSTEAD = {
 }
 
 
-def refuse_own_name(kind: type, name: str) -> None:
+def refuse_own_name(kind: type[Facts], name: str) -> None:
     """AttributeError for a method or property of a model that has no setter."""
     owner = next((cls for cls in kind.__mro__ if name in vars(cls)), None)
     # Not what a subclass has defined, nor a slot of every object's (__class__).
@@ -51,13 +54,15 @@ def refuse_own_name(kind: type, name: str) -> None:
             raise AttributeError(f"{name} of a model cannot be assigned: {way}")
     elif callable(member):
         raise AttributeError(
-            f"{name} is a method of VisionTransformer and cannot be assigned: a "
+            f"{name} is a method of {kind._family} and cannot be assigned: a "
             "subclass may override it"
         )
+    elif not name.startswith("__"):
+        raise AttributeError(f"{name} of a model cannot be assigned: its class says it")
 
 
 class Copying(Shown):
-    """The part of VisionTransformer that copies and pickles."""
+    """The part of a model that copies and pickles."""
 
     if not TYPE_CHECKING:  # for a type checker a subclass declares its attributes
 
@@ -84,6 +89,8 @@ class Copying(Shown):
     def __copy__(self) -> Self:
         copy = self._bare_copy()
         copy._pretrained_cfg = dict(self._pretrained_cfg)
+        copy._drop_rates = dict(self._drop_rates)
+        copy._rope_moves = dict(self._rope_moves)
         vars(copy).update(self._own_attributes(copy))
         return copy
 
@@ -91,15 +98,20 @@ class Copying(Shown):
         # Weights never change in place, so a copy may share them.
         copy = memo[id(self)] = self._bare_copy()
         copy._pretrained_cfg = deepcopy(self._pretrained_cfg, memo)
+        copy._drop_rates = dict(self._drop_rates)
+        copy._rope_moves = dict(self._rope_moves)
         vars(copy).update(deepcopy(self._own_attributes(copy), memo))
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         now = self._bare_copy()  # options and weights of one state
         arguments = all_arguments_of(now._options())
-        weights = now.state_dict()
+        arguments |= self._drop_rates | self._rope_moves
+        stored = Stored.of(now)
         cfg, random = self._pretrained_cfg, now.untrained()
-        made = (type(self), arguments, weights, cfg, _PICKLE_VERSION, random)
+        made: tuple[Any, ...] = (type(self), arguments, stored.arrays, cfg, 3, random)
+        if stored.dtypes:
+            made = (*made[:4], _PICKLE_VERSION, random, stored.dtypes)
         own = self._own_attributes(now)
         return (_rebuild, made, own) if own else (_rebuild, made)
 
@@ -107,27 +119,29 @@ class Copying(Shown):
 def _rebuild(
     cls: type[Copying],
     arguments: dict[str, Any],
-    weights: dict[str, Float32],
+    weights: dict[str, Any],
     pretrained_cfg: dict[str, Any],
     version: int = 1,
     untrained: Sequence[str] = (),
+    dtypes: Mapping[str, str] = {},
 ) -> Copying:
     """A model from its pickle; see _PICKLE_VERSION.
 
     As with any pickle, the __init__ of a user's subclass is not called.
     """
-    from .vit import VisionTransformer
+    from . import CLASSES
 
     if version > _PICKLE_VERSION:
         raise ValueError(
             f"this pickle is of version {version}, written by a later vitpool; "
             f"{_core.__version__} reads versions up to {_PICKLE_VERSION}"
         )
-    read = VisionTransformer(**arguments, weights=weights)
+    read = CLASSES[cls._family](**arguments, weights=Stored(weights, dtypes))
     read._replace(None, {}, untrained)
     model = cls.__new__(cls)
     model._adopt(read)
     model._init_state()
+    model._drop_rates, model._rope_moves = read._drop_rates, read._rope_moves
     model.pretrained_cfg = pretrained_cfg
     return model
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -26,11 +26,12 @@ _BLOCKS = re.compile(r"blocks\.\d+(-\d+)?")
 class Difference:
     """What a model is beside what it was; true if it differs in anything.
 
-    added, removed, changed, kept: names of parameters; `changed` have another shape or
-    other bits, `kept` are the same bit for bit. untrained: those of the model that are
-    random, drawn and not loaded since. largest: for each changed one of the same shape
-    the largest |difference|. options: for each constructor argument that changed (what
-    it was, what it is); shapes: the same for every parameter, None where there is none.
+    added, removed, changed, kept: names of parameters; `changed` have another shape,
+    other bits or another dtype, `kept` are the same bit for bit. untrained: those of
+    the model that are random, drawn and not loaded since. largest: for each changed one
+    of the same shape the largest |difference|. options: for each constructor argument
+    that changed (what it was, what it is); shapes: the same for every parameter, None
+    where there is none; dtypes: the same for those that are kept as another dtype.
     """
 
     added: list[str]
@@ -41,6 +42,7 @@ class Difference:
     largest: dict[str, float]
     options: dict[str, tuple[Any, Any]]
     shapes: dict[str, tuple[Shape | None, Shape | None]]
+    dtypes: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.options)
@@ -67,6 +69,11 @@ class Difference:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _dtype_of(self, names: Iterable[str]) -> str:
+        """', float32 -> int8' where these are kept as another dtype."""
+        pairs = dict.fromkeys(self.dtypes[n] for n in names if n in self.dtypes)
+        return "".join(f", {was} -> {now}" for was, now in pairs)
 
     def _state(self, name: str) -> str:
         """What happened to one parameter."""
@@ -104,6 +111,7 @@ class Difference:
         if told.state.startswith("new") and now:
             return f"{text} {now}"
         if told.state == "changed":
+            text += self._dtype_of(told.names)
             largest = [self.largest[n] for n in told.names if n in self.largest]
             if largest:  # NaN, where one is or was, is the largest
                 return f"{text}, max |difference| {np.max(largest):.3g}"
@@ -142,6 +150,12 @@ def difference(
     """What is different in `now`, both of them snapshots."""
     old, new = before.param_shapes(), now.param_shapes()
     changed, kept, largest = [], [], {}
+    was_of, is_of = before._dtypes(), now._dtypes()
+    dtypes = {
+        name: (was_of[name], is_of[name])
+        for name in new
+        if old.get(name) == new[name] and was_of[name] != is_of[name]
+    }
     for name in new:
         if name not in old:
             continue
@@ -149,7 +163,9 @@ def difference(
             changed.append(name)
             continue
         was, is_ = before.get_parameter(name), now.get_parameter(name)
-        if np.array_equal(was.view(np.uint32), is_.view(np.uint32)):
+        if name not in dtypes and np.array_equal(
+            was.view(np.uint32), is_.view(np.uint32)
+        ):
             kept.append(name)
         else:
             changed.append(name)
@@ -162,6 +178,7 @@ def difference(
         untrained=now.untrained(),
         largest=largest,
         options=_options(before._options(), now._options()),
+        dtypes=dtypes,
         shapes={n: (old.get(n), new.get(n)) for n in _merged(old, new)},
     )
 

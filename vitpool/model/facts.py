@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
-
-import numpy as np
+from typing import Any, ClassVar, cast
 
 from ..config import arguments_of
 from ..text import did_you_mean
@@ -24,15 +22,22 @@ from .parts import (
     exchange,
     prefix_tokens_of,
 )
+from .tree import children_of
 
 
 class Facts(HasParts):
-    """The part of VisionTransformer that reads, and neither computes nor changes."""
+    """The part of a model that reads, and neither computes nor changes."""
+
+    #: timm's class: what `config.FAMILIES` and `vitpool.model.CLASSES` call it. A
+    #: user's subclass has its base's.
+    _family: ClassVar[str]
 
     def _init_state(self) -> None:
         self._pretrained_cfg: dict[str, Any] = {}
+        self._drop_rates: dict[str, float] = {}
+        self._rope_moves: dict[str, float] = {}  # as timm's training moves coordinates
         self._init_parts()
-        self._pos_embeds: dict[tuple[int, tuple[int, int]], Float32] = {}
+        self._pos_embeds: dict[tuple[int, Any], Any] = {}
 
     # -- parameters --
 
@@ -59,6 +64,12 @@ class Facts(HasParts):
             "stem": r"^cls_token|reg_token|pos_embed|patch_embed|norm_pre",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
+
+    def _part_or_none(self, path: str) -> Any:
+        """The part at this path, or None where the model has none there."""
+        with exchange:
+            has = path in children_of(self._options(), "")
+            return self._part(path) if has else None
 
     def _array(self, name: str) -> Float32 | None:
         try:
@@ -156,7 +167,12 @@ class Facts(HasParts):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that give this model, but those at default."""
-        return arguments_of(self._options())
+        return arguments_of(self._options()) | self.drop_rates | self._rope_moves
+
+    @property
+    def drop_rates(self) -> dict[str, float]:
+        """The constructor's rates of dropout that are not 0; training has them act."""
+        return dict(self._drop_rates)
 
     @property
     def num_classes(self) -> int:
@@ -229,11 +245,6 @@ class Facts(HasParts):
             }
             for i in range(options["depth"])
         ]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What the model computes in."""
-        return np.dtype(np.float32)
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .intermediates import check_format, take_indices
 from .parts.walk import Walk
 
 if TYPE_CHECKING:
-    from .vit import VisionTransformer
+    from .base import PlainViT
 
 
 class FeatureInfo:
@@ -87,7 +87,7 @@ class FeatureGetterNet(Walk):
 
     def __init__(
         self,
-        model: VisionTransformer,
+        model: PlainViT,
         out_indices: int | Sequence[int] = 4,
         *,
         output_fmt: str = "NCHW",

@@ -45,7 +45,7 @@ class _Options(TypedDict, total=False):
 
 
 class Pictures(Constructed):
-    """The part of VisionTransformer that takes pictures."""
+    """The part of a model that takes pictures."""
 
     def preprocess(self, images: Any, **kwargs: Any) -> Float32:
         """Pictures to a batch (B, in_chans, height, width) for this model.

@@ -34,19 +34,34 @@ class Pooling:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"pool: {names}, allowed are one or more, each once")
         self.model, self.pools = copy.copy(model), names  # a copy shares the weights
-        tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+        tokens = model.num_prefix_tokens + 1
         features = np.zeros((1, tokens, model.embed_dim), np.float32)
         # asks the model itself whether it can, before a picture is opened
         self.sizes = {p: int(model.pool(features, p).shape[-1]) for p in names}
         self.model.reset_classifier(0)
 
-    def __call__(self, x: Float32) -> dict[str, Float32]:
-        """Pool the features of inputs (B, C, H, W); B may be 0."""
+    def __call__(self, x: Any) -> dict[str, Float32]:
+        """Pool the features of inputs (B, C, H, W), or of a dict of patches; B may be
+        0."""
         model = self.model
         if self.pools == [model.global_pool]:
             return {self.pools[0]: model(x)}  # skips what no pool would read
         features = model.forward_features(x)
-        return {p: model.fc_norm(model.pool(features, p)) for p in self.pools}
+        if isinstance(features, dict):  # of a batch of patches
+            tokens, valid = features["patches"], features["patch_valid"]
+            pooled = {p: model.pool(tokens, p, valid) for p in self.pools}
+        else:
+            pooled = {p: self._pooled(features, p) for p in self.pools}
+        return {p: model.fc_norm(rows) for p, rows in pooled.items()}
+
+    def _pooled(self, tokens: Float32, pool: str) -> Float32:
+        model = self.model
+        if len(model._heads) > 1 and pool == model.global_pool:
+            # what the heads of several tokens read: its fc_norm is none
+            rows: Float32 = model.forward_head(tokens, pre_logits=True)
+            return rows
+        rows = model.pool(tokens, pool)
+        return rows
 
     def untrained(self) -> list[str]:
         """The parameters behind these pools that were drawn and not set since."""

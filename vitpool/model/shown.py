@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..config import as_int
 from .diff import Difference, difference
+from .dtypes import arithmetic, num_parameters, told
 from .facts import Facts
 from .parts import Float32
 from .summary import Summary, summarize
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Shown(Facts):
-    """The part of VisionTransformer that shows and compares."""
+    """The part of a model that shows and compares."""
 
     def summary(
         self, input_size: Sequence[int] | Float32 | None = None, depth: int | None = 1
@@ -79,20 +79,23 @@ class Shown(Facts):
 
     def _facts(self, now: _core.VisionTransformer) -> dict[str, str]:
         options, shapes = now._options(), now.param_shapes()
-        count = sum(math.prod(shape) for shape in shapes.values())
-        name = self._pretrained_cfg.get("architecture") or "VisionTransformer"
+        name = self._pretrained_cfg.get("architecture") or self._family
         tag = self._pretrained_cfg.get("tag")
+        dtypes = dict.fromkeys(now._dtypes().values())
+        products = [f"{d}: {arithmetic(d)}" for d in dtypes if d != "float32"]
         return {
             "architecture": f"{name}.{tag}" if tag else str(name),
+            **_of_class(options),
             "image": _by(options["img_size"]),
             "patch": _by(options["patch_size"]),
             "width x depth, heads": f"{options['embed_dim']} x {options['depth']}, "
             f"{options['num_heads']}",
             "pool": repr(options["global_pool"]),
             "classes": str(options["num_classes"]),
-            "parameters": f"{count:,}",
+            "parameters": f"{num_parameters(shapes):,}",
             "untrained": _untrained(now.untrained(), len(shapes)),
-            "dtype": "float32",
+            "dtype": told(now),
+            **({"products": "; ".join(products)} if products else {}),
             "memory": f"{now.memory_bytes()['weights'] / 1e6:.1f} MB",
         }
 
@@ -100,6 +103,25 @@ class Shown(Facts):
         now = self._snapshot()
         facts = html_table((), list(self._facts(now).items()))
         return facts + html_tree(tree(now._options()), now.param_shapes())
+
+
+def _of_class(options: Mapping[str, Any]) -> dict[str, str]:
+    """What is told of timm's other classes alone."""
+    if options["family"] == "VisionTransformer":
+        return {}
+    positions = []
+    if options["pos_embed"]:
+        positions.append(str(options["pos_kind"]))
+    if options["rope"] != "none":
+        positions.append(f"rotary ({options['rope']})")
+    for where in ("block", "shared"):
+        if options[f"rel_pos_{where}"]:
+            own = "of each block" if where == "block" else "shared"
+            positions.append(f"relative ({options['rel_pos']}, {own})")
+    return {
+        "class": options["family"],
+        "positions": ", ".join(positions) or "none",
+    }
 
 
 def _by(pair: tuple[int, int]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .dtypes import is_buffer
 from .parts import prefix_tokens_of
 from .tables import html_table, text_table
 from .tree import tree
@@ -19,6 +20,11 @@ from .tree import tree
 Shape = tuple[int, ...]
 
 _NORMS = ("LayerNorm", "RmsNorm")
+# What multiplies queries with keys, and weights with values, of all tokens.
+_ATTENTION = (
+    *("Attention", "DiffAttention", "ParallelScalingBlock", "DiffParallelScalingBlock"),
+    *("EvaAttention", "AttentionRope", "RelPosAttention", "AttentionPoolPrr"),
+)
 _COLUMNS = ("module", "class", "output", "parameters", "FLOPs")
 
 
@@ -103,7 +109,9 @@ def summarize(
     """
     pass_ = _Pass(options, shapes, input_size[0], grid)
     modules = tree(options)
-    params = _sums(modules, {n: math.prod(s) for n, s in shapes.items()})
+    params = _sums(
+        modules, {n: math.prod(s) for n, s in shapes.items() if not is_buffer(n)}
+    )
     flops = _sums(modules, {path: pass_.flops(path) for path in modules})
     rows = [
         Row(name, "Parameter", shape, math.prod(shape), 0)
@@ -146,6 +154,13 @@ def _upwards(path: str) -> Iterator[str]:
     yield ""
 
 
+_RELATIVE = ("RelPosMlp", "RelPosBias", "RelativePositionBias")
+
+
+def _in_rel_pos(path: str) -> bool:
+    return "rel_pos.mlp" in path
+
+
 class _Pass:
     """The shapes and products of one forward pass, module by module."""
 
@@ -161,8 +176,12 @@ class _Pass:
         self.width: int = options["embed_dim"]
         self.patches = math.prod(grid)
         self.tokens = self.patches + prefix_tokens_of(options)
-        pooled = self.patches if not options["pool_include_prefix"] else self.tokens
-        self.pooled = self.tokens if options["global_pool"] == "prr" else pooled
+        all_of_them = (
+            options["pool_include_prefix"]
+            or options["global_pool"] == "prr"
+            or options["family"] == "Eva"
+        )
+        self.pooled = self.tokens if all_of_them else self.patches
 
     def lead(self, path: str) -> Shape:
         """The axes of a module's input and output before the last."""
@@ -171,7 +190,12 @@ class _Pass:
             latent = self.shapes.get("attn_pool.latent", (1, 1, 0))[1]
             rows = self.pooled if rest == "kv" else latent
             return (self.batch, rows) if rest else (self.batch,)
-        if part in ("", "fc_norm", "head") and self.options["global_pool"]:
+        if path == "embeds.proj":
+            return (self.batch, self.patches)
+        if _in_rel_pos(path):  # once, for every way that two patches can lie
+            rows, columns = self.grid
+            return (2 * rows - 1, 2 * columns - 1)
+        if part in ("", "fc_norm", "head", "head_dist") and self.options["global_pool"]:
             return (self.batch,)
         return (self.batch, self.tokens)
 
@@ -180,12 +204,23 @@ class _Pass:
         kind = self.modules[path][0]
         name = path.rpartition(".")[2]
         width = self.shapes.get(f"{path}.weight", (self.width,))[0]
-        if kind == "ModuleList":
+        if kind == "ModuleList" or kind.startswith("Rotary"):
             return None
+        if kind in _RELATIVE:
+            bias = (self.options["num_heads"], self.tokens, self.tokens)
+            return bias if kind == "RelativePositionBias" else (self.batch, *bias)
+        if _in_rel_pos(path) and kind == "Mlp":
+            width = self.options["num_heads"]
         if path == "":
             return (*self.lead(""), self.options["num_classes"] or self.width)
+        if path.startswith("patch_embed.backbone"):
+            return self._of_stem(path)
         if kind == "Conv2d":
             return (self.batch, width, *self.grid)
+        if path == "embeds":
+            return (self.batch, self.tokens, width)
+        if path == "embeds.norm":
+            return (self.batch, self.patches, width)
         if path in ("patch_embed", "patch_embed.norm"):
             dynamic = self.options["dynamic_img_size"]
             rows = self.grid if dynamic else (self.patches,)
@@ -196,10 +231,21 @@ class _Pass:
             )
             halves = 2 if pairs and name != "sub_norm" else 1
             heads = halves * self.options["num_heads"]
+            keys = self.shapes.get(f"{path.rpartition('.')[0]}.k_proj.weight")
+            if name == "k_norm" and keys is not None:
+                heads = keys[0] // width  # fewer, with grouped queries
             if self.options["block_fn"] == "ParallelScalingBlock":
                 return (self.batch, self.tokens, heads, width)  # normed, then turned
             return (self.batch, heads, self.tokens, width)
         return (*self.lead(path), width)
+
+    def _of_stem(self, path: str) -> Shape:
+        """The maps that a part of ConvStem gives."""
+        stage = path.split(".")[2:3]
+        finer = {"0": 4, "1": 2}.get("".join(stage), 1)
+        width = self.width if finer == 1 else self.width // 4
+        rows, columns = self.grid
+        return (self.batch, width, finer * rows, finer * columns)
 
     def flops(self, path: str) -> int:
         """The products of a module itself, without what is below it."""
@@ -208,17 +254,14 @@ class _Pass:
             rows = self.batch * self.patches
             if kind == "Linear":
                 rows = math.prod(self.lead(path))
+            elif path.startswith("patch_embed.backbone"):
+                _, _, *sides = self._of_stem(path)
+                rows = self.batch * math.prod(sides)
             return 2 * rows * math.prod(self.shapes[f"{path}.weight"])
         # Attention: queries times keys, and weights times values.
         queries, keys = self.tokens, self.tokens
         if kind == "AttentionPoolLatent":
             queries, keys = self.shapes["attn_pool.latent"][1], self.pooled
-        elif kind not in (
-            "Attention",
-            "DiffAttention",
-            "ParallelScalingBlock",
-            "DiffParallelScalingBlock",
-            "AttentionPoolPrr",
-        ):
+        elif kind not in _ATTENTION:
             return 0
         return 2 * 2 * self.batch * queries * keys * self.width

@@ -1,301 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisionTransformer: timm's interface on the C core.
-
-Source: timm.models.vision_transformer.VisionTransformer (timm 1.0.31). Shapes: B
-images, N tokens (class and register tokens, then patches), C embed_dim, H heads, K
-num_classes. Inputs are anything that NumPy, ``__dlpack__`` (CPU) or ``__array__`` can
-give, float32 or converted from float16, float64, bfloat16; outputs are new float32
-arrays, or torch tensors where x is one.
-"""
+"""VisionTransformer. Source: timm.models.vision_transformer (timm 1.0.31)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
+from typing import Any
 
-import numpy as np
-
-from .. import _core
-from ..config import Pool, as_int, as_pair
-from ..text import some
-from .attention import named_maps, wanted_maps
-from .constructor import random_seed, untrained_of
-from .intermediates import arrange, check_format, take_indices
-from .parts import Float32, prefix_tokens_of
-from .pictures import Pictures
-from .positions import pos_embed_for, resized_weights, with_positions
-from .tensors import Tensor, like
-
-# Which output _core's _run is asked for.
-_NOTHING, _FEATURES, _PRE_LOGITS, _LOGITS = range(4)
-
-
-class IncompatibleKeys(NamedTuple):
-    """What load_state_dict found, as torch names it."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
+from ..config import (
+    ActLayer,
+    AttnLayer,
+    BlockFn,
+    Dtype,
+    EmbedLayer,
+    MlpLayer,
+    NormLayer,
+    Pool,
+    PosEmbed,
+    WeightInit,
+)
+from .base import PlainViT
+from .constructor import with_hints
 
 
-class VisionTransformer(Pictures):
+class VisionTransformer(PlainViT):
     """timm's VisionTransformer: forward passes, and changes of the model.
 
     The constructor has timm's options under timm's names and defaults; what is a class
-    in timm (norm_layer, act_layer, mlp_layer, block_fn, attn_layer) is a name here.
+    in timm (embed_layer, norm_layer, act_layer, mlp_layer, block_fn, attn_layer) is a
+    name here.
     """
 
-    # The name that pickles hold: the package's, not this file's.
     __module__ = "vitpool.model"
+    _family = "VisionTransformer"
 
-    # -- forward --
-
-    @overload
-    def forward(
+    @with_hints
+    def __init__(
         self,
-        x: Tensor,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
-        return_attn: None = ...,
-    ) -> Tensor: ...
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: Pool = "token",
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        scale_attn_norm: bool = False,
+        scale_mlp_norm: bool = False,
+        proj_bias: bool = True,
+        init_values: float | None = None,
+        class_token: bool = True,
+        pos_embed: PosEmbed = "learn",
+        no_embed_class: bool = False,
+        reg_tokens: int = 0,
+        pre_norm: bool = False,
+        final_norm: bool = True,
+        fc_norm: bool | None = None,
+        pool_include_prefix: bool = False,
+        dynamic_img_size: bool = False,
+        dynamic_img_pad: bool = False,
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        patch_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        weight_init: WeightInit = "",
+        fix_init: bool = False,
+        embed_layer: EmbedLayer = "PatchEmbed",
+        embed_norm_layer: NormLayer | None = None,
+        norm_layer: NormLayer | None = None,
+        act_layer: ActLayer | None = None,
+        block_fn: BlockFn = "Block",
+        mlp_layer: MlpLayer = "Mlp",
+        attn_layer: AttnLayer = "attn",
         *,
-        return_attn: Sequence[int | str],
-    ) -> tuple[Tensor, dict[int | str, Tensor]]: ...
-    @overload
-    def forward(
-        self,
-        x: Any,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
-        return_attn: None = ...,
-    ) -> Float32: ...
-    @overload
-    def forward(
-        self,
-        x: Any,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
-        *,
-        return_attn: Sequence[int | str],
-    ) -> tuple[Float32, dict[int | str, Float32]]: ...
-    @overload
-    def forward(
-        self,
-        x: Any,
-        attn_mask: Any,
-        is_causal: bool,
-        return_attn: Sequence[int | str] | None,
-    ) -> Any: ...
-    def forward(
-        self,
-        x: Any,
-        attn_mask: Any = None,
-        is_causal: bool = False,
-        return_attn: Sequence[int | str] | None = None,
-    ) -> Any:
-        """Logits (B, K) of images x, shape (B, in_chans, height, width).
+        device: object = None,
+        dtype: Dtype | None = None,
+        seed: int | None = None,
+        weights: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A model of timm's options, with random weights or with `weights`.
 
-        Without a head pooled features (B, C); without a pool the same for each token.
-        attn_mask: bool (False: not seen) or float (added to the scores), broadcast to
-        (B, H, N, N). return_attn: blocks by index and 'attn_pool'; then gives (logits,
-        {key: weights (B, H, N, N)}); the 'map' pool's are (B, H, 1, patches).
+        img_size: height and width of an image in pixels, or one number for both.
+        patch_size: height and width of a patch in pixels, or one number for both.
+        in_chans: channels of an image.
+        num_classes: outputs of the head, K; 0: no head.
+        global_pool: how tokens become one vector: 'token' takes the class token, 'avg',
+            'max' and 'avgmax' the patches' mean, maximum or the mean of both, 'map' and
+            'prr' an attention pool; '': no pool.
+        embed_dim: width of a token, C.
+        depth: blocks.
+        num_heads: attention heads of a block, H; a divisor of embed_dim.
+        mlp_ratio: width of an MLP's hidden layer, in units of embed_dim.
+        qkv_bias: have the query, key and value projections a bias?
+        qk_norm: are queries and keys normed, head by head?
+        scale_attn_norm: is there a norm between attention and its projection?
+        scale_mlp_norm: is there a norm in the MLP, before its second layer?
+        proj_bias: have the projections of attention and MLP a bias?
+        init_values: LayerScale's first value; None: no LayerScale.
+        class_token: is there a class token?
+        pos_embed: 'learn': a position embedding; 'none' or '': none.
+        no_embed_class: have the class and register tokens no position?
+        reg_tokens: register tokens.
+        pre_norm: is there a norm before the blocks?
+        final_norm: is there a norm after the blocks, before or behind the pool?
+        fc_norm: is that norm behind the pool? None: for 'avg', 'avgmax' and 'max'.
+        pool_include_prefix: does the pool see class and register tokens?
+        dynamic_img_size: is any image size taken, with positions resampled to it?
+        dynamic_img_pad: is an image padded to whole patches? With dynamic_img_size.
+        drop_rate, pos_drop_rate, patch_drop_rate, proj_drop_rate, attn_drop_rate,
+            drop_path_rate: rates of dropout from 0 to 1, for vitpool.train alone.
+        weight_init: how random weights are drawn: '' as timm does, 'jax', 'jax_nlhb',
+            'moco', or 'reset' and 'skip' as torch's layers do.
+        fix_init: are fresh projections scaled down by the depth of their block?
+        embed_layer: 'PatchEmbed' or 'ConvStem', three convolutions with BatchNorm
+            between them, of strides 4, 2 and 2 and C / 4, C / 4 and C channels, as in
+            'vit_base_mci_224' (timm: HybridEmbed of a ConvStem, proj=False). With it
+            patch_size is 16. BatchNorm has its running statistics, also in training.
+        embed_norm_layer: a norm in the patch embedding, named as norm_layer is.
+        norm_layer: 'layernorm', 'rmsnorm' or (name, eps); None: layernorm of eps 1e-6.
+        act_layer: the MLPs' 'gelu', 'gelu_tanh', 'quick_gelu', 'silu' or 'relu'; None:
+            gelu.
+        block_fn: 'Block', 'ResPostBlock', 'ParallelScalingBlock',
+            'ParallelThingsBlock' or 'DiffParallelScalingBlock'.
+        mlp_layer: 'Mlp', 'GluMlp', 'SwiGLUPacked' or 'SwiGLU'.
+        attn_layer: 'attn' or 'diff', differential attention.
+        device: None or 'cpu'.
+        dtype: 'float32', 'bfloat16', 'float16' or 'int8', as for `to`; None: float32.
+        seed: of random weights, below 2**64; None: a new one each time. Distributions
+            are timm's, the bit stream is not torch's.
+        weights: a mapping of exactly the state dict's keys to arrays, from which the
+            model is built in place of random numbers, one tensor at a time, and never
+            as float32 as a whole where dtype is bfloat16 or float16.
+
+        TypeError: an unknown option or a wrong type. ValueError: a wrong value.
         """
-        now = self._snapshot()
-        if return_attn is None:
-            return like(x, self._forward(now, x, _LOGITS, attn_mask, is_causal)[0])
-        keys, maps = wanted_maps(now._options(), return_attn)
-        out, _, arrays, _ = self._forward(
-            now, x, _LOGITS, attn_mask, is_causal, maps=maps
-        )
-        return like(x, (out, named_maps(now, keys, maps, arrays)))
-
-    if TYPE_CHECKING:  # with forward's overloads
-        __call__ = forward
-    else:
-
-        def __call__(
-            self,
-            x: Any,
-            attn_mask: Any = None,
-            is_causal: bool = False,
-            return_attn: Sequence[int | str] | None = None,
-        ) -> Any:
-            """The same as forward."""
-            return self.forward(x, attn_mask, is_causal, return_attn)
-
-    @overload
-    def forward_features(
-        self, x: Tensor, attn_mask: Any = ..., is_causal: bool = ...
-    ) -> Tensor: ...
-    @overload
-    def forward_features(
-        self, x: Any, attn_mask: Any = ..., is_causal: bool = ...
-    ) -> Float32: ...
-    def forward_features(
-        self, x: Any, attn_mask: Any = None, is_causal: bool = False
-    ) -> Any:
-        """Tokens (B, N, C) after the last block and `norm`, of images x."""
-        now = self._snapshot()
-        features: Float32 = self._forward(now, x, _FEATURES, attn_mask, is_causal)[0]
-        return like(x, features)
-
-    @overload
-    def forward_blocks(
-        self,
-        x: Tensor,
-        start: SupportsIndex = ...,
-        stop: SupportsIndex | None = ...,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
-    ) -> Tensor: ...
-    @overload
-    def forward_blocks(
-        self,
-        x: Any,
-        start: SupportsIndex = ...,
-        stop: SupportsIndex | None = ...,
-        attn_mask: Any = ...,
-        is_causal: bool = ...,
-    ) -> Float32: ...
-    def forward_blocks(
-        self,
-        x: Any,
-        start: SupportsIndex = 0,
-        stop: SupportsIndex | None = None,
-        attn_mask: Any = None,
-        is_causal: bool = False,
-    ) -> Any:
-        """Tokens (B, N, C) that blocks start, start + 1, ... before stop make of x.
-
-        x: tokens (B, N, C), as forward_intermediates gives them, or _pos_embed and then
-        norm_pre; N may be any. stop: None is after the last block. The bits are those
-        of a whole forward pass; `norm` does not follow. Masks as forward's.
-
-        ValueError: not 0 <= start <= stop <= depth, or another shape. TypeError: no
-        integer, or no array of floats.
-        """
-        now = self._snapshot()
-        depth = now._options()["depth"]
-        end = depth if stop is None else as_int(stop, "stop")
-        begin = as_int(start, "start")
-        if not begin <= end <= depth:
-            raise ValueError(
-                f"start and stop must be blocks, 0 <= start <= stop <= {depth}, "
-                f"not {begin} and {end}"
-            )
-        tokens = _core.as_float32(x, "x")
-        taps = [(end - 1, 0)] if begin < end else []
-        _, arrays, _, _ = now._run(
-            tokens, _NOTHING, attn_mask, is_causal, first=begin, depth=end, taps=taps
-        )
-        return like(x, arrays[0] if arrays else tokens.copy())
-
-    @overload
-    def forward_head(self, x: Tensor, pre_logits: bool = ...) -> Tensor: ...
-    @overload
-    def forward_head(self, x: Any, pre_logits: bool = ...) -> Float32: ...
-    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
-        """Logits (B, K) of tokens x (B, N, C); pre_logits: the pooled features (B, C).
-
-        Without a head pooled features; without a pool the same for each token.
-        """
-        return like(x, super().forward_head(x, pre_logits))
-
-    @overload
-    def pool(self, x: Tensor, pool_type: Pool | None = ...) -> Tensor: ...
-    @overload
-    def pool(self, x: Any, pool_type: Pool | None = ...) -> Float32: ...
-    def pool(self, x: Any, pool_type: Pool | None = None) -> Any:
-        """Features (B, C) of tokens x (B, N, C); tokens as they are without a pool.
-
-        pool_type: another pool than the model's. ValueError: one that is unknown, or
-        that needs an attention pool which the model lacks.
-        """
-        return like(x, super().pool(x, pool_type))
-
-    def _pos_embed(self, x: Any) -> Float32:
-        """Tokens (B, N, C) of patch_embed's patches x: class and register tokens before
-        them, positions added. timm's own name for it, for a forward written out.
-
-        ValueError: patches of another grid than the model's.
-        """
-        return like(x, with_positions(self._snapshot(), x))
-
-    def _forward(
-        self,
-        now: _core.VisionTransformer,
-        x: Any,
-        output: int,
-        attn_mask: Any = None,
-        is_causal: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """_run of a snapshot, with the position embedding of the images' own grid."""
-        pos_embed = None
-        if now._options()["dynamic_img_size"]:
-            x = _core.as_float32(x, "x")
-            pos_embed = pos_embed_for(now, x, self._pos_embeds)
-        return now._run(x, output, attn_mask, is_causal, pos_embed, **kwargs)
-
-    def forward_intermediates(
-        self,
-        x: Any,
-        indices: int | Sequence[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-        output_dict: bool = False,
-        attn_mask: Any = None,
-        is_causal: bool = False,
-    ) -> Any:
-        """Outputs of chosen blocks, and the final features.
-
-        indices: the last n blocks, these blocks, or all (None). norm: apply the final
-        norm to each (with fc_norm there is none, as in timm). output_fmt: 'NCHW' for
-        (B, C, rows, columns), 'NLC' for (B, patches, C). return_prefix_tokens: pairs
-        (spatial, prefix). stop_early: run no block after the last that is wanted.
-        Gives (features (B, N, C), list), the list alone (intermediates_only), or a dict
-        (output_dict) of 'image_intermediates', 'image_intermediates_prefix' and
-        'image_features'.
-        """
-        check_format(output_fmt)
-        now = self._snapshot()
-        options = now._options()
-        depth = options["depth"]
-        taken, last = take_indices(depth, indices)
-        images = _core.as_float32(x, "x")
-        blocks = sorted(set(taken))
-        output = _NOTHING if intermediates_only else _FEATURES
-        final, arrays, _, _ = self._forward(
-            now,
-            images,
-            output,
-            attn_mask,
-            is_causal,
-            depth=last + 1 if stop_early or intermediates_only else depth,
-            taps=[(i, int(bool(norm))) for i in blocks],
-        )
-        grid = None
-        if output_fmt == "NCHW":
-            grid = now._grid(images.shape[2], images.shape[3])
-        answer = arrange(
-            final,
-            arrays,
-            prefix_tokens_of(options),
-            grid,
-            return_prefix_tokens=return_prefix_tokens,
-            intermediates_only=intermediates_only,
-            output_dict=output_dict,
-        )
-        return like(x, answer)
+        self._build(locals())
 
     def get_intermediate_layers(
         self,
@@ -317,198 +160,3 @@ class VisionTransformer(Pictures):
             attn_mask=attn_mask,
         )
         return layers
-
-    def profile(self, x: Any) -> dict[str, Any]:
-        """Where one forward of x spends its time.
-
-        Gives 'total' (seconds) and for each op 'seconds', 'flops' (of its matrix
-        products) and 'calls'; and how often the outer loops ran: 'chunks' of the batch,
-        'query_blocks' and 'key_blocks' of attention. Costs nothing when it is not asked
-        for.
-        """
-        now = self._snapshot()
-        profile: dict[str, Any] = self._forward(now, x, _LOGITS, profile=True)[3]
-        return profile
-
-    # -- changes --
-
-    def reset_classifier(
-        self,
-        num_classes: SupportsIndex,
-        global_pool: Pool | None = None,
-        *,
-        add_attn_pool: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        """New classifier of num_classes outputs (0: none), and another pool if given.
-
-        The head is freshly initialised, as by weight_init=''. An attention pool is
-        kept, bit for bit and as the same object, as long as the pool stays 'map' (or
-        'prr'); another pool drops it. A pool that needs an attention pool the model
-        lacks is refused, unless add_attn_pool=True makes a fresh one. Norms stay where
-        they are. A call that raises changes nothing.
-
-        TypeError: num_classes is not an integer, global_pool not a str. ValueError: a
-        negative count, a pool that is unknown or not possible here.
-        """
-        bits = random_seed(seed)
-        self._change(
-            lambda model: model.reset_classifier(
-                num_classes, global_pool, add_attn_pool=add_attn_pool, seed=bits
-            ),
-            fresh="head",
-        )
-
-    def set_head(
-        self,
-        weight: Any,
-        bias: Any = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """A classifier of these numbers, e.g. of a linear probe; the pool is kept.
-
-        weight: (K, C) for K classes, as torch's and scikit-learn's ``coef_``; bias:
-        (K,), zeros where None. labels: K names, which pretrained_cfg then has; None:
-        it stays as it is. A call that raises changes nothing.
-
-        ValueError: a shape or a number of labels that does not fit. TypeError: no
-        array of floats, or labels that are not strings.
-        """
-        width = self.embed_dim
-        rows = _core.as_float32(weight, "weight")
-        if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
-            raise ValueError(
-                f"weight must have shape (K, {width}), a row for each class, "
-                f"not {rows.shape}"
-            )
-        count = len(rows)
-        if bias is None:
-            bias = np.zeros(count, np.float32)
-        offsets = _core.as_float32(bias, "bias")
-        if offsets.shape != (count,):
-            raise ValueError(f"bias must have shape ({count},), not {offsets.shape}")
-        names = None if labels is None else _label_names(labels, count)
-
-        def put(model: _core.VisionTransformer) -> None:
-            model.reset_classifier(count, None)
-            model._replace(None, {"head.weight": rows, "head.bias": offsets})
-
-        self._change(put, fresh="head")
-        if names is not None:
-            cfg = {**self._pretrained_cfg, "num_classes": count, "label_names": names}
-            cfg.pop("label_descriptions", None)
-            self._pretrained_cfg = cfg
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True
-    ) -> IncompatibleKeys:
-        """Takes the parameters of a mapping from timm's keys to arrays; atomic.
-
-        strict: every key must be there and no other. Gives (missing_keys,
-        unexpected_keys). ValueError: keys (strict) or shapes that do not fit;
-        TypeError: no mapping, or a dtype that is no float. Then nothing has changed.
-        """
-        if not hasattr(state_dict, "keys") or not hasattr(state_dict, "__getitem__"):
-            raise TypeError(
-                f"state_dict must be a mapping, not {type(state_dict).__name__}"
-            )
-
-        def load(model: _core.VisionTransformer) -> IncompatibleKeys:
-            expected = model.param_shapes()
-            missing = [k for k in expected if k not in state_dict]
-            keys = list(state_dict.keys())  # a mapping may have no __iter__
-            unexpected = [k for k in keys if k not in expected]
-            parts = []
-            if missing:
-                parts.append(f"missing keys: {some(map(repr, missing))}")
-            if unexpected:
-                named = some(repr(str(k)) for k in unexpected)
-                parts.append(f"unexpected keys: {named}")
-            if strict and parts:
-                raise ValueError(f"state_dict does not fit; {'; '.join(parts)}")
-            model._replace(None, state_dict, untrained_of(state_dict))
-            return IncompatibleKeys(missing, unexpected)
-
-        return self._change(load)
-
-    def set_input_size(
-        self,
-        img_size: int | tuple[int, int] | None = None,
-        patch_size: int | tuple[int, int] | None = None,
-    ) -> None:
-        """Another image or patch size in pixels; embeddings resampled as in timm."""
-        sizes = {}
-        if img_size is not None:
-            sizes["img_size"] = as_pair(img_size, "img_size")
-        if patch_size is not None:
-            sizes["patch_size"] = as_pair(patch_size, "patch_size")
-
-        def resize(model: _core.VisionTransformer) -> None:
-            options = model._options() | sizes
-            weights = resized_weights(model, options)
-            # What is resampled is as random as before.
-            model._replace(options, weights, set(model.untrained()) & set(weights))
-
-        self._change(resize)
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drops the blocks after the last of indices, and norm and head if wanted.
-
-        Gives the indices that were kept. A dropped part that someone holds, as
-        ``block = model.blocks[11]``, keeps its weights.
-        """
-
-        def prune(model: _core.VisionTransformer) -> list[int]:
-            options = model._options()
-            taken, last = take_indices(options["depth"], indices)
-            options["depth"] = last + 1
-            if prune_norm:
-                options["norm"] = False
-            if prune_head:
-                options.update(fc_norm=False, num_classes=0, global_pool="")
-            model._replace(options, {})
-            return taken
-
-        return self._change(prune)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Nothing, for False. NotImplementedError for True: no gradients, no memory of
-        theirs to save."""
-        if enable:
-            raise NotImplementedError("vitpool computes no gradients to checkpoint")
-
-    # -- files --
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        label_names: Any = None,
-        label_descriptions: Mapping[str, str] | None = None,
-    ) -> None:
-        """Writes config.json and model.safetensors: see vitpool.save_pretrained."""
-        import vitpool
-
-        vitpool.save_pretrained(
-            self,
-            save_directory,
-            label_names=label_names,
-            label_descriptions=label_descriptions,
-        )
-
-
-def _label_names(labels: Sequence[str], count: int) -> list[str]:
-    if isinstance(labels, str) or not hasattr(labels, "__iter__"):
-        raise TypeError(f"labels must be a list of names, not {labels!r}")
-    names = list(labels)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"labels must be strings, not {type(name).__name__}")
-    if len(names) != count:
-        raise ValueError(f"labels must be {count} names, one a class, not {len(names)}")
-    return names

@@ -7,7 +7,16 @@ The folders beside this file are the models that come with the package.
 from __future__ import annotations
 
 from ..checkpoint import load_checkpoint
-from ..model import FeatureGetterNet, FeatureInfo, VisionTransformer
+from ..model import (
+    Beit,
+    Eva,
+    FeatureGetterNet,
+    FeatureInfo,
+    NaFlexVit,
+    VisionTransformer,
+    VisionTransformerDistilled,
+    VisionTransformerRelPos,
+)
 from ..registry import (
     create_model,
     get_arch_name,
@@ -24,9 +33,14 @@ from ..registry import (
 )
 
 __all__ = [
+    "Beit",
+    "Eva",
     "FeatureGetterNet",
     "FeatureInfo",
+    "NaFlexVit",
     "VisionTransformer",
+    "VisionTransformerDistilled",
+    "VisionTransformerRelPos",
     "create_model",
     "get_arch_name",
     "get_pretrained_cfg",

@@ -6,6 +6,8 @@ alone, the plain pictures (`attention_grid`, `attention_row`, `token_pca`, `over
 Pillow too. The functions named `*_figure` return matplotlib Figures (extra `viz`),
 drawn without a display.
 
+`write_report` tells how a training went and what came out of it, as a page of HTML.
+
 A picture here is whatever `create_transform` takes; where a transform is asked for,
 None stands for the model's own. A heat map is a number for each patch: (rows, columns).
 It is drawn as a multiple of uniform attention, 1 / (rows * columns): every map of a row
@@ -28,19 +30,34 @@ from .layout import sheet
 from .numbers import Heat as Heat
 from .numbers import attention_maps, pool_weights, pools_of, rollout, token_components
 from .pictures import attention_grid, attention_row, token_pca
+from .report import Judged, Training, write_report
 from .rows import Cell, Row, attention_rows, view
+from .training import (
+    class_scores,
+    confusion,
+    confusion_figure,
+    curve_figure,
+    most_confused,
+)
 
 __all__ = [
     "Cell",
+    "Judged",
     "Row",
+    "Training",
     "attention_figure",
     "attention_grid",
     "attention_maps",
     "attention_row",
     "attention_rows",
+    "class_scores",
     "colours",
+    "confusion",
+    "confusion_figure",
+    "curve_figure",
     "grid_figure",
     "layers_figure",
+    "most_confused",
     "multiples",
     "overlay",
     "pca_figure",
@@ -54,4 +71,5 @@ __all__ = [
     "token_components",
     "token_pca",
     "view",
+    "write_report",
 ]

@@ -15,15 +15,21 @@ from .. import _core
 Heat = NDArray[np.float32]
 
 
+def _patch(model: Any) -> tuple[int, int]:
+    """Height and width of a patch in pixels, in every class of models."""
+    size: tuple[int, int] = model._options()["patch_size"]
+    return size
+
+
 def _grid(model: Any, x: NDArray[Any]) -> tuple[int, int]:
     """Patches down and across; with padding the last ones hang over."""
-    height, width = model.patch_embed.patch_size
+    height, width = _patch(model)
     return -(-x.shape[-2] // height), -(-x.shape[-1] // width)
 
 
 def extent_of(model: Any, x: NDArray[Any]) -> tuple[float, float]:
     """Rows and columns of patches that lie on the picture: with padding no integers."""
-    height, width = model.patch_embed.patch_size
+    height, width = _patch(model)
     return x.shape[-2] / height, x.shape[-1] / width
 
 

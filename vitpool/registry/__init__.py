@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model names, their pretrained configurations, and `create_model`.
 
-The names are the 163 of timm 1.0.31's `vision_transformer.py` and our own `vit_digits`.
-What each stands for is data: `registry.json`, written from timm by
+The names are 280 of timm 1.0.31, all those of its modules `vision_transformer`, `eva`,
+`deit`, `beit`, `vision_transformer_relpos` and `naflexvit`, and of
+`vision_transformer_hybrid` `vit_base_mci_224`; and our own `vit_digits`. What each
+stands for is data: `registry.json`, written from timm by
 `tools/make_registry.py` and read at the first question.
 """
 

@@ -7,24 +7,34 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from ..config import ModelOptions, Pool
+from ..config import Dtype, ModelOptions, Pool, as_bool, as_dtype, defaults_of
 from .names import current_name, get_arch_name, list_pretrained, parse_source
-from .table import PACKAGED, check_cfg, complete, registered_cfg, table, tuples
+from .table import (
+    PACKAGED,
+    check_cfg,
+    class_of,
+    complete,
+    registered_cfg,
+    table,
+    tuples,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..model import FeatureGetterNet, VisionTransformer
+    from ..model import FeatureGetterNet, PlainViT
 
 
 class Plan(NamedTuple):
     """What `create_model` is about to build."""
 
     arch: str
-    options: dict[str, Any]  # for VisionTransformer
+    family: str  # the name of its class
+    options: dict[str, Any]  # for the class
     cfg: dict[str, Any]  # becomes model.pretrained_cfg
     source_size: Any  # img_size of the stored weights, where the folder says it
     stored_pool: str  # the global_pool that they were trained with
+    dtypes: Mapping[str, str] | None  # of the stored weights, as the folder says them
 
 
 def plan_model(
@@ -57,6 +67,8 @@ def plan_model(
     if pretrained_cfg_overlay is not None:
         check_cfg(pretrained_cfg_overlay, "pretrained_cfg_overlay")
     cfg = complete(cfg, arch, pretrained_cfg_overlay)
+    dtypes = cfg.pop("dtypes", None)  # of these weights, not of the model
+    naflex = cfg.pop("naflex", None) or {}  # options of a NaFlexVit alone
 
     args = {} if arch in PACKAGED else table()["models"][arch]["args"]
     options = {key: tuples(value) for key, value in {**args, **source_args}.items()}
@@ -68,15 +80,21 @@ def plan_model(
             options.setdefault("img_size", cfg["input_size"][1:])
     if cfg.get("num_classes", -1) >= 0:
         options.setdefault("num_classes", cfg["num_classes"])
-    stored_pool = {**args, **source_args}.get("global_pool", "token")
-    return Plan(arch, options, cfg, source_args.get("img_size"), stored_pool)
+    family = class_of(arch)
+    plain_pool = defaults_of(family)["global_pool"]
+    stored_pool = {**args, **source_args}.get("global_pool", plain_pool)
+    size = source_args.get("img_size")
+    if as_bool(options.pop("use_naflex", False), "use_naflex"):
+        from .naflex import naflex_options
+
+        options = naflex_options(family, naflex | options, arch)
+        family = "NaFlexVit"
+    return Plan(arch, family, options, cfg, size, stored_pool, dtypes)
 
 
 # What timm's create_model takes and we do not, with what to do in its place.
 _REFUSED = {
-    "use_naflex": "there is no NaFlexVit here",
     "pruned": "there are no pruned Vision Transformers",
-    "embed_layer": "PatchEmbed is the only one",
     "pretrained_tag": "write the tag after the name, or as pretrained_cfg",
 }
 # What timm's create_model takes and has no meaning here: TorchScript.
@@ -87,6 +105,7 @@ class _Keywords(ModelOptions, total=False):
     """The other keywords of create_model that a type checker lets pass."""
 
     device: Any
+    use_naflex: bool | None
     scriptable: bool
     exportable: bool
     no_jit: bool
@@ -133,7 +152,7 @@ def create_model(
     num_classes: int | None = ...,
     global_pool: Pool | None = ...,
     checkpoint_path: str | Path | None = ...,
-    dtype: Literal["float32"] = ...,
+    dtype: Dtype | None = ...,
     seed: int | None = ...,
     *,
     features_only: Literal[True],
@@ -146,19 +165,19 @@ def create_model(
     num_classes: int | None = ...,
     global_pool: Pool | None = ...,
     checkpoint_path: str | Path | None = ...,
-    dtype: Literal["float32"] = ...,
+    dtype: Dtype | None = ...,
     seed: int | None = ...,
     *,
     features_only: Literal[False] | None = ...,
     **kwargs: Unpack[_Given],
-) -> VisionTransformer: ...
+) -> PlainViT: ...
 def create_model(
     model_name: str | None = None,
     pretrained: bool = False,
     num_classes: int | None = None,
     global_pool: Pool | None = None,
     checkpoint_path: str | Path | None = None,
-    dtype: Literal["float32"] = "float32",
+    dtype: Dtype | None = None,
     seed: int | None = None,
     *,
     pretrained_cfg: str | Mapping[str, Any] | None = None,
@@ -167,7 +186,7 @@ def create_model(
     features_only: bool | None = False,
     out_indices: int | Sequence[int] | None = None,
     **kwargs: Unpack[_Keywords],
-) -> VisionTransformer | FeatureGetterNet:
+) -> PlainViT | FeatureGetterNet:
     """Create a model by its name in timm.
 
     model_name: 'vit_base_patch16_224', with a tag 'vit_base_patch16_224.augreg_in21k',
@@ -177,14 +196,18 @@ def create_model(
     pretrained: load the registered weights, from the hub or the folder.
     num_classes, global_pool: the head; None is what the configuration says.
     checkpoint_path: a weights file to load.
-    dtype: of the weights in memory. seed: of the random weights, where any are made.
+    dtype: 'float32', 'bfloat16', 'float16' or 'int8', as for model.to; None: what a
+        folder says that its weights are in, else float32.
+    seed: of the random weights, where any are made.
     pretrained_cfg: a tag, or a configuration in place of the registered one;
         pretrained_cfg_overlay replaces single keys of it.
     cache_dir: the hub's cache, where it is not the usual one.
     features_only: a model whose call gives the list of the outputs of some blocks, as
         maps (B, C, rows, columns), and whose feature_info says what they are.
         out_indices: these blocks, or the last so many; None: the last three.
-    kwargs: VisionTransformer's options; None leaves an option at the model's own value.
+    use_naflex: a NaFlexVit, which takes any size, of a VisionTransformer's or an Eva's
+        name and weights.
+    kwargs: options of the model's class; None leaves an option at its own value.
 
     TypeError for a wrong type, ValueError for an unknown name (with near matches), tag
     or option, and for weights that do not fit.
@@ -195,6 +218,8 @@ def create_model(
         raise TypeError(
             f"features_only must be a bool, got {type(features_only).__name__}"
         )
+    if dtype is not None:
+        dtype = as_dtype(dtype)
     options: dict[str, Any] = {**kwargs}
     for key in _INERT:
         options.pop(key, None)
@@ -222,7 +247,7 @@ def create_model(
         global_pool=global_pool,
         **options,
     )
-    model: VisionTransformer
+    model: PlainViT
     if pretrained or checkpoint_path:
         from ..checkpoint import build_with_checkpoint, load_checkpoint
 
@@ -245,16 +270,18 @@ def create_model(
             path,
             variant=plan.arch,
             dtype=dtype,
+            dtypes=plan.dtypes if pretrained else None,
             seed=seed,
+            family=plan.family,
             # Of a file that the user names nobody tells it.
             stored_pool=plan.stored_pool if pretrained else "",
         )
         if pretrained and checkpoint_path:
             load_checkpoint(model, checkpoint_path)
     else:
-        from ..model import VisionTransformer
+        from ..model import CLASSES
 
-        model = VisionTransformer(**plan.options, dtype=dtype, seed=seed)
+        model = CLASSES[plan.family](**plan.options, dtype=dtype, seed=seed)
     model.pretrained_cfg = model.default_cfg = plan.cfg
     if features_only:
         from ..model import FeatureGetterNet
@@ -263,7 +290,7 @@ def create_model(
     return model
 
 
-def model_entrypoint(model_name: str) -> Callable[..., VisionTransformer]:
+def model_entrypoint(model_name: str) -> Callable[..., PlainViT]:
     """A function (pretrained=False, **kwargs) that creates the model, the tag aside.
 
     ValueError for an unknown name, with the nearest known ones.
@@ -271,7 +298,7 @@ def model_entrypoint(model_name: str) -> Callable[..., VisionTransformer]:
     arch = get_arch_name(model_name)
     current_name(arch)
 
-    def entrypoint(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> PlainViT:
         return create_model(arch, pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = arch

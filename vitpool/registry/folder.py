@@ -12,17 +12,23 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import DEFAULTS, arguments_of, as_int, resolve
+from ..config import (
+    FAMILIES,
+    PARAM_DTYPES,
+    all_arguments_of,
+    as_int,
+    defaults_of,
+    resolve,
+)
 from ..files import sync
-from ..text import some, warn_user
+from ..text import printable, some, warn_user
 from .hub import HubUnreachableError, download
 from .sources import WEIGHT_SUFFIXES, split_source
-from .table import table, tuples
+from .table import PACKAGED, class_of, table, tuples
 from .transformers_config import is_transformers, parse_transformers, unwrapped
 
 WEIGHT_FILES = (
@@ -39,6 +45,8 @@ WEIGHT_FILES = (
 # Where weights lie is for the caller to say. A config.json that could say it would
 # choose which of the user's own files are read.
 _PLACES = ("file", "url", "state_dict", "hf_hub_id", "source")
+# What only we read in a config.json: timm and transformers pass over a key unknown.
+_OURS = "vitpool"
 # Values of a config that are sequences, or None: JSON has lists for timm's tuples.
 _SEQUENCES = {
     *("input_size", "test_input_size", "min_input_size", "mean", "std"),
@@ -52,13 +60,15 @@ def parse_config(
     """timm's config.json to (architecture, pretrained_cfg, model_args).
 
     name is what an error calls the file. Whatever the config says of where weights lie
-    is left out, but for the name of a file beside it. Raises ValueError where it is
-    none of timm's.
+    is left out, but for the name of a file beside it. What save_pretrained adds to
+    timm's, the dtypes of the weights that are not float32, is pretrained_cfg's
+    'dtypes'. Raises ValueError where it is none of timm's.
     """
     named = isinstance(config, Mapping) and config.get("architecture")
     if not isinstance(named, str):
         raise ValueError(f"{name}: no 'architecture', so this is no config of timm's")
     config = dict(config)
+    dtypes = _dtypes(config.pop(_OURS, None), name)
     if "pretrained_cfg" in config:
         if not isinstance(config["pretrained_cfg"], Mapping):
             raise ValueError(f"{name}: 'pretrained_cfg' is not an object")
@@ -74,14 +84,20 @@ def parse_config(
             cfg["label_names"] = cfg.pop("labels")
     if not isinstance(model_args, Mapping):
         raise ValueError(f"{name}: 'model_args' is not an object")
-    unknown = [k for k in model_args if k not in DEFAULTS]
+    family = _class_of(named)
+    known = {*defaults_of(family), "use_naflex"}
+    if model_args.get("use_naflex"):
+        known |= set(defaults_of("NaFlexVit"))
+    unknown = [k for k in model_args if k not in known]
     if unknown:
         raise ValueError(
             f"{name}: 'model_args' has {some(map(repr, unknown))}, which is no "
-            "argument of timm's VisionTransformer"
+            f"argument of timm's {family}"
         )
     model_args = {k: tuples(v) for k, v in model_args.items()}
-    cfg = {k: v for k, v in cfg.items() if k not in _PLACES}
+    cfg = {k: v for k, v in cfg.items() if k not in (*_PLACES, "dtypes", "naflex")}
+    if dtypes is not None:
+        cfg["dtypes"] = dtypes
     filename = cfg.get("hf_hub_filename")
     if filename is not None and not _is_beside(filename):
         raise ValueError(
@@ -115,6 +131,33 @@ def parse_config(
         )
     cfg["input_size"] = (channels, height, width)
     return named, cfg, model_args
+
+
+def _class_of(architecture: str) -> str:
+    """The class of an architecture, deprecated or not; of one that is unknown, which
+    whoever builds it says, VisionTransformer."""
+    current = table()["deprecated"].get(architecture, architecture).partition(".")[0]
+    known = current in table()["models"] or current in PACKAGED
+    return class_of(current) if known else "VisionTransformer"
+
+
+def _dtypes(ours: Any, name: str) -> dict[str, str] | None:
+    """The dtypes in what config.json holds for us; None where it holds nothing."""
+    if ours is None:
+        return None
+    dtypes = ours.get("dtypes") if isinstance(ours, Mapping) else None
+    if not isinstance(dtypes, Mapping):
+        raise ValueError(f"{name}: {_OURS!r} has no object 'dtypes'")
+    for key, dtype in dtypes.items():
+        if dtype not in PARAM_DTYPES:
+            known = ", ".join(map(repr, PARAM_DTYPES))
+            raise ValueError(
+                printable(
+                    f"{name}: {key!r:.100} is of dtype {dtype!r:.100}, allowed are "
+                    f"{known}"
+                )
+            )
+    return {key: dtype for key, dtype in dtypes.items() if dtype != "float32"}
 
 
 def _is_beside(filename: object) -> bool:
@@ -235,20 +278,44 @@ def weights_path(
 
 # timm's JSON has no words for these: classes, a norm with its eps, and None, which timm
 # takes for "not said". They can only come with an architecture that has them.
-_UNSAYABLE = ("block_fn", "mlp_layer", "attn_layer", "embed_norm_layer", "norm_layer")
+_UNSAYABLE = {
+    *("block_fn", "mlp_layer", "attn_layer", "embed_layer", "embed_norm_layer"),
+    "norm_layer",
+}
+# Classes of timm's that take no name for a layer, and always have a norm at the end.
+_WITHOUT_NAMES = ("Eva", "Beit", "VisionTransformerRelPos")
+_ONLY_OURS = {*_UNSAYABLE, "act_layer", "final_norm"}
+# Where timm takes an init_values of 0 for None.
+_FALSY_SCALE = ("Beit", "VisionTransformerRelPos")
+# Where norms stand has a default that depends on the pool.
+_ALWAYS = (
+    *("num_classes", "global_pool", "fc_norm", "use_fc_norm"),
+    "use_post_transformer_norm",
+)
+# Where they are not said they follow from others, which a folder may say anew.
+_FOLLOWING = ("attn_pool_num_heads", "attn_pool_mlp_ratio")
 
 
-def _said(key: str, value: Any) -> Any:
+def _said(family: str, key: str, value: Any) -> Any:
     """A constructor argument as timm's JSON has it; None where it has no way."""
-    if key == "norm_layer" and value is None:
-        return "layernorm"
-    if key == "norm_layer" and value == ("rmsnorm", 1e-6):
-        return "rmsnorm"
-    if key == "act_layer" and value is None:
-        return "gelu"
+    if family in _WITHOUT_NAMES and key in _ONLY_OURS:
+        return None
+    if key == "init_values" and family in _FALSY_SCALE:
+        return value or 0.0
+    if key == "norm_layer" and value[1] == 1e-6:
+        return value[0]
+    if family == "NaFlexVit" and key == "embed_norm_layer" and value:
+        return value[0] if value[1] == 1e-6 else None  # a name there, too
     if key in _UNSAYABLE:
         return None
     return list(value) if isinstance(value, tuple) else value
+
+
+def _kv_heads(wanted: Mapping[str, Any]) -> Any:
+    """num_kv_heads as a number or a list; None where the blocks take no such option."""
+    if wanted["num_kv_heads"] is not None:
+        return _said("Eva", "num_kv_heads", wanted["num_kv_heads"])
+    return None if wanted["use_post_norm"] else wanted["num_heads"]
 
 
 def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
@@ -257,28 +324,25 @@ def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
     The model's own architecture where possible, else the first that can be told the
     difference. Raises ValueError where there is none.
     """
-    known = table()["models"]
+    known, family = table()["models"], model._family
     own = (model.pretrained_cfg or {}).get("architecture")
-    options = resolve(model.config)
-    wanted = {**DEFAULTS, **arguments_of(options)}
-    wanted["fc_norm"] = options["fc_norm"]
+    wanted = all_arguments_of(model._options())
     missing: list[str] = []
     for architecture in dict.fromkeys([own, "vit_base_patch16_224", *known]):
-        if architecture not in known:
+        if architecture not in known or class_of(architecture) != family:
             continue
-        options = resolve(known[architecture]["args"])
-        standard = {**DEFAULTS, **arguments_of(options)}
-        standard["fc_norm"] = options["fc_norm"]
-        differ = {k: v for k, v in wanted.items() if v != standard[k]}
-        args = {
-            k: _said(k, v) for k, v in differ.items() if not k.endswith("drop_rate")
-        }
+        standard = all_arguments_of(resolve(known[architecture]["args"], family))
+        differ = {k: v for k, v in wanted.items() if v != standard.get(k)}
+        args = {k: _said(family, k, v) for k, v in differ.items()}
+        if "num_kv_heads" in known[architecture]["args"]:
+            # Its list of one number for each block would stay, of as many as it has.
+            args.setdefault("num_kv_heads", _kv_heads(wanted))
         unsaid = [k for k, v in args.items() if v is None]
         if not unsaid:
-            # These are written even where they are the default, since fc_norm's default
-            # depends on the pool.
-            always = ("num_classes", "global_pool", "fc_norm")
-            args |= {k: wanted[k] for k in always}
+            # Written even where they are the default, or as in the architecture.
+            follows = FAMILIES[family].implied(wanted)
+            moved = [k for k in _FOLLOWING if wanted.get(k) != follows.get(k)]
+            args |= {k: wanted[k] for k in (*_ALWAYS, *moved) if k in wanted}
             return architecture, args
         missing = missing or unsaid
     instead = ""
@@ -294,27 +358,17 @@ def _model_args(model: Any) -> tuple[str, dict[str, Any]]:
     )
 
 
-def save_pretrained(
+def config_of(
     model: Any,
-    directory: str | os.PathLike[str],
-    *,
     label_names: Any = None,
     label_descriptions: Mapping[str, str] | None = None,
-) -> None:
-    """Write config.json and model.safetensors, as timm's `local-dir:` loads them.
+) -> dict[str, Any]:
+    """timm's config.json of a model, as `save_pretrained` writes it.
 
-    label_names: a name for each class (list, or dict index -> name); default those the
-    model came with. Raises ValueError for a model that timm cannot rebuild from JSON.
-
-    What the folder held stays as it was until both files are written whole. They are
-    then put in place one after the other, and in between the folder has no config.json:
-    at no moment, and after no crash, does it hold halves of two models.
+    Raises ValueError for a model that timm cannot rebuild from JSON.
     """
-    from safetensors.numpy import save_file
-
     from ..transforms import resolve_data_config
 
-    model = copy.copy(model)  # one state of it for both files
     cfg = dict(model.pretrained_cfg or {})
     same = cfg.get("num_classes") in (None, model.num_classes)
     label_names = label_names or (cfg.get("label_names") if same else None)
@@ -326,12 +380,14 @@ def save_pretrained(
         )
     architecture, args = _model_args(model)
 
-    for key in (*_PLACES, "hf_hub_filename", "architecture", "label_names",
+    for key in (*_PLACES, "dtypes", "hf_hub_filename", "architecture", "label_names",
                 "label_descriptions", "label_offset", "tag"):  # fmt: skip
         cfg.pop(key, None)
     cfg.update(resolve_data_config(model), num_classes=model.num_classes)
-    cfg.setdefault("first_conv", "patch_embed.proj")
-    cfg.setdefault("classifier", "head")
+    embed = "embeds" if model._family == "NaFlexVit" else "patch_embed"
+    cfg.setdefault("first_conv", f"{embed}.proj")
+    heads = model._heads
+    cfg.setdefault("classifier", heads[0] if len(heads) == 1 else heads)
     cfg["custom_load"] = False
     if model.config.get("dynamic_img_size"):
         cfg["fixed_input_size"] = False
@@ -347,7 +403,40 @@ def save_pretrained(
         config["label_descriptions"] = dict(label_descriptions)
     config["model_args"] = args
     config["pretrained_cfg"] = {k: v for k, v in cfg.items() if v is not None}
+    dtypes = {k: v for k, v in model._dtypes().items() if v != "float32"}
+    if dtypes:
+        config[_OURS] = {"dtypes": dtypes}
+    return config
 
+
+def save_pretrained(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    label_names: Any = None,
+    label_descriptions: Mapping[str, str] | None = None,
+) -> None:
+    """Write config.json and model.safetensors, as timm's `local-dir:` loads them.
+
+    label_names: a name for each class (list, or dict index -> name); default those the
+    model came with. Raises ValueError for a model that timm cannot rebuild from JSON.
+
+    Each weight is written as the model keeps it: float32, bfloat16 or float16, and
+    8-bit integers as NAME (I8, (n, ...)) beside NAME_scale (F32, (n,)). Where one is
+    not float32, config.json has it in 'vitpool': {'dtypes': {NAME: dtype}}, a key that
+    timm and transformers pass over; `create_model` builds the same model of it again,
+    to the bit, and never holds its integers as floats. timm reads a folder in bfloat16
+    or float16, as float32. A folder of integers it refuses, as vitpool before it had
+    them does, for the names in '_scale': model.to('float32') is what to save for them.
+
+    What the folder held stays as it was until both files are written whole. They are
+    then put in place one after the other, and in between the folder has no config.json:
+    at no moment, and after no crash, does it hold halves of two models.
+    """
+    from ..checkpoint import stored, write_safetensors
+
+    model = copy.copy(model)  # one state of it for both files
+    config = config_of(model, label_names, label_descriptions)
     folder = Path(directory)
     text = json.dumps(config, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
@@ -358,8 +447,8 @@ def save_pretrained(
     told, weights, old = new
     try:
         told.write_text(text, encoding="utf-8")
-        save_file(model.state_dict(), weights, metadata={"format": "pt"})
-        shutil.copymode(told, weights)  # safetensors' own files are the owner's alone
+        with open(weights, "wb") as file:
+            write_safetensors(file, stored(model), {"format": "pt"})
         for path in (told, weights):
             sync(path)
         _swap(folder, told, weights, old)

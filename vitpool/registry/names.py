@@ -16,6 +16,7 @@ from .table import (
     architectures,
     complete,
     has_weights,
+    module_of,
     registered_cfg,
     table,
     tags,
@@ -83,10 +84,6 @@ def split_model_name_tag(model_name: str, no_tag: str = "") -> tuple[str, str]:
 def get_arch_name(model_name: str) -> str:
     """The name without its tag."""
     return split_model_name_tag(model_name)[0]
-
-
-# timm's name for where its models are that are here, and vit_digits beside them.
-MODULE = "vision_transformer"
 
 
 def is_model(model_name: str) -> bool:
@@ -159,10 +156,11 @@ def list_models(
 
     filter, exclude_filters: wildcards as in `fnmatch`, one or several; '' is all. One
     without a wildcard that no name is, as 'siglip', is for all names that have it
-    within. module: timm's modules, 'vision_transformer' is the one here. pretrained:
-    only names with registered weights. name_matches_cfg: only names with a registered
-    configuration. include_tags: 'name.tag' for each tag instead of the name; None means
-    as `pretrained` says.
+    within. module: only the names of timm's module of that name, as 'eva', or of one of
+    several; list_modules() has those that are here. pretrained: only names with
+    registered weights. name_matches_cfg: only names with a registered configuration.
+    include_tags: 'name.tag' for each tag instead of the name; None means as
+    `pretrained` says.
     """
     second: object = module  # which was `pretrained` in vitpool 0.1
     if isinstance(second, bool):
@@ -177,7 +175,7 @@ def list_models(
     if include_tags is None:
         include_tags = pretrained
     modules = _texts(module, "module")
-    names = architectures() if not modules or MODULE in modules else []
+    names = [n for n in architectures() if not modules or module_of(n) in modules]
     if include_tags:
         names = [f"{arch}.{tag}".rstrip(".") for arch in names for tag in tags(arch)]
     wanted = set(names)
@@ -203,10 +201,16 @@ def list_pretrained(
 
 
 def list_modules() -> list[str]:
-    """timm's modules whose models are here."""
-    return [MODULE]
+    """timm's modules whose models are here, one of vision_transformer_hybrid's among
+    them."""
+    return sorted({module_of(arch) for arch in architectures()})
 
 
 def is_model_in_modules(model_name: str, module_names: str | Iterable[str]) -> bool:
-    """Whether a name, tag aside, is known and of one of timm's modules."""
-    return MODULE in _texts(module_names, "module_names") and is_model(model_name)
+    """Whether a name, tag aside, is known and of one of timm's modules.
+
+    A deprecated name is in its model's.
+    """
+    modules = _texts(module_names, "module_names")
+    arch = get_arch_name(model_name)
+    return is_model(arch) and module_of(current_name(arch)[0]) in modules

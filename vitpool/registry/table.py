@@ -36,6 +36,20 @@ def architectures() -> list[str]:
     return [*table()["models"], *PACKAGED]
 
 
+def module_of(arch: str) -> str:
+    """timm's module of an architecture; for one of ours that of its class."""
+    if arch in PACKAGED:
+        return "vision_transformer"
+    return str(table()["models"][arch]["module"])
+
+
+def class_of(arch: str) -> str:
+    """The name of the class that an architecture is a model of."""
+    if arch in PACKAGED:
+        return "VisionTransformer"
+    return str(table()["models"][arch]["class"])
+
+
 def tags(arch: str) -> list[str]:
     """The tags of an architecture, its default first; [''] where it has none."""
     return [""] if arch in PACKAGED else list(table()["models"][arch]["cfgs"])
@@ -60,7 +74,8 @@ def complete(
     if any(changes.get(key) for key in _WEIGHT_SOURCES):
         # Other weights than the source's. custom_load describes the registered file:
         # another one is not of that kind.
-        changes = {"custom_load": False, "source": None, "file": None, **changes}
+        of_source = {"custom_load": False, "source": None, "file": None, "dtypes": None}
+        changes = {**of_source, **changes}
     return clean({**out, **changes})
 
 

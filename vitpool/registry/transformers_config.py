@@ -13,9 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoint import activation_of, vision_of
-from ..config import DEFAULTS, as_float, as_int, as_pair, mlp_ratio_of, resolve
+from ..config import as_float, as_int, as_pair, defaults_of, mlp_ratio_of, resolve
 from ..text import printable, some, warn_user
 from .table import table
+from .transformers_families import (
+    OTHERS,
+    classes_of,
+    is_classifier,
+    number,
+    sizes_of,
+)
 
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -36,6 +43,11 @@ _PICTURES: dict[str, dict[str, Any]] = {
     "clip": _OPENAI | {"interpolation": "bicubic", "crop_pct": 1.0},
     "siglip": _SQUASHED | {"interpolation": "bicubic"},
     "siglip2": _SQUASHED | {"interpolation": "bilinear"},
+    "dinov3_vit": _SQUASHED | _IMAGENET | {"interpolation": "bilinear"},
+    **dict.fromkeys(
+        ("beit", "data2vec-vision"), _SQUASHED | {"interpolation": "bicubic"}
+    ),
+    "deit": _SQUASHED | _IMAGENET | {"interpolation": "bicubic", "crop_pct": 0.875},
 }  # fmt: skip
 # The part of a larger model leaves out what is its family's default; a model that is
 # the whole says everything.
@@ -51,8 +63,10 @@ _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 _MOST_PIXELS = 2**16  # of a side; a file's claim is not believed beyond it
 # Processors that resize, crop and normalise, and nothing else, by their family; and
 # those of them whose size, where it is one number, is that of the short side.
-_PROCESSORS = ("ViT", "CLIP", "Bit", "Siglip", "DeiT")
+_PROCESSORS = ("ViT", "CLIP", "Bit", "Siglip", "DeiT", "Beit", "DINOv3ViT")
 _SHORT_SIDE = ("CLIP", "Bit")
+# And those whose filter, where none is said, is bicubic.
+_BICUBIC = ("CLIP", "Bit", "DeiT", "Beit")
 
 
 # What a config.json of timm's has at its top.
@@ -102,12 +116,18 @@ def parse_transformers(
             f"{', '.join(_PICTURES)}, and timm_wrapper"
         )
     try:
-        args = _model_args(kind, vision) | _head(config, kind, vision)
+        family, options = OTHERS.get(kind, ("VisionTransformer", None))
+        if options is None:
+            args = _model_args(kind, vision) | _head(config, kind, vision)
+        else:
+            args = options(config, {**_LEFT_OUT.get(kind, {}), **vision})
         size, pictures = _pictures(kind, processor, args, name)
-        if kind.startswith("dinov2"):
-            # Its positions are resized to the picture's size at every call.
+        if kind.startswith(("dinov2", "dinov3")):
+            # Its positions are made for the picture's size at every call.
             args["img_size"] = size
-        resolve(args)
+        if family == "NaFlexVit":
+            del args["img_size"]  # any, in its patches
+        resolve(args, family)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(printable(f"{name}: {error}")) from None
     cfg = {
@@ -117,38 +137,27 @@ def parse_transformers(
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
+    if family == "NaFlexVit":
+        cfg["first_conv"] = "embeds.proj"
+    if family == "VisionTransformerDistilled":
+        cfg["classifier"] = ("head", "head_dist")
     labels = _names_of(config.get("id2label"))
-    if labels and len(labels) == args["num_classes"] and _is_classifier(config):
+    if labels and len(labels) == args["num_classes"] and is_classifier(config):
         cfg["label_names"] = labels
-    cfg["architecture"] = _architecture(args)
-    return cfg["architecture"], cfg, {**DEFAULTS, **args}
+    cfg["architecture"] = _architecture(args, family)
+    return cfg["architecture"], cfg, {**defaults_of(family), **args}
 
 
 def _model_args(kind: str, vision: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the model without a head."""
     said = {**_LEFT_OUT.get(kind, {}), **vision}
-
-    def number(key: str) -> int:
-        if said.get(key) is None:
-            raise ValueError(f"says no {key!r}")
-        return as_int(said[key], key, 1)
-
-    width = number("hidden_size")
-    args: dict[str, Any] = {
-        "patch_size": as_pair(said.get("patch_size"), "patch_size"),
-        "in_chans": as_int(said.get("num_channels", 3), "num_channels", 1),
-        "embed_dim": width,
-        "depth": number("num_hidden_layers"),
-        "num_heads": number("num_attention_heads"),
-        "norm_layer": (
-            "layernorm",
-            as_float(said.get("layer_norm_eps"), "layer_norm_eps"),
-        ),
+    args: dict[str, Any] = sizes_of(said) | {
         "act_layer": activation_of(said, kind),
         "qkv_bias": said.get("qkv_bias", True),
-        "class_token": kind not in ("siglip", "siglip2", "ijepa"),
+        "class_token": kind not in ("siglip", "ijepa"),
         "global_pool": "token",
     }
+    width = args["embed_dim"]
     if kind.startswith("dinov2"):
         hidden = int(width * as_float(said.get("mlp_ratio"), "mlp_ratio"))
         if said.get("use_swiglu_ffn"):
@@ -156,23 +165,17 @@ def _model_args(kind: str, vision: Mapping[str, Any]) -> dict[str, Any]:
             args |= {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
         args["init_values"] = as_float(said.get("layerscale_value"), "layerscale_value")
     else:
-        hidden = number("intermediate_size")
+        hidden = number(said, "intermediate_size")
     args["mlp_ratio"] = mlp_ratio_of(hidden, width)
     if kind == "dinov2_with_registers":
-        args |= {"reg_tokens": number("num_register_tokens"), "no_embed_class": True}
+        args |= {
+            "reg_tokens": number(said, "num_register_tokens"),
+            "no_embed_class": True,
+        }
     if kind == "clip":
         args["pre_norm"] = True
-    if kind == "siglip2":
-        side = math.isqrt(number("num_patches"))
-        args["img_size"] = tuple(side * pixels for pixels in args["patch_size"])
-    else:
-        args["img_size"] = as_pair(said.get("image_size"), "image_size")
+    args["img_size"] = as_pair(said.get("image_size"), "image_size")
     return args
-
-
-def _is_classifier(config: Mapping[str, Any]) -> bool:
-    names = config.get("architectures") or ()
-    return any(str(name).endswith("ForImageClassification") for name in names)
 
 
 def _names_of(given: object) -> list[str]:
@@ -195,17 +198,15 @@ def _head(
 ) -> dict[str, Any]:
     """num_classes, and the pool that the head is behind, where it is not the token."""
     mean = {"global_pool": "avg", "fc_norm": False}
-    if _is_classifier(config):
-        labels = config.get("id2label")
-        classes = len(labels) if isinstance(labels, Mapping) else 2  # its default
-        head: dict[str, Any] = {"num_classes": classes}
-        if kind in ("siglip", "siglip2", "ijepa"):
+    if is_classifier(config):
+        head: dict[str, Any] = {"num_classes": classes_of(config)}
+        if kind in ("siglip", "ijepa"):
             head |= mean
         elif kind == "clip":
             # Of the patches as the last block gives them.
             head |= {"global_pool": "avg", "final_norm": False}
         return head
-    if kind in ("siglip", "siglip2"):
+    if kind == "siglip":
         pool = "map" if vision.get("vision_use_head", True) else ""
         return {"num_classes": 0, "global_pool": pool}
     if kind == "ijepa":
@@ -248,6 +249,12 @@ def _prepared(said: Mapping[str, Any]) -> tuple[tuple[int, int], dict[str, Any]]
     """An image processor's steps in timm's words; ValueError for other steps."""
     named = str(said.get("image_processor_type") or said.get("feature_extractor_type"))
     family = re.sub("(FeatureExtractor|ImageProcessor(Fast|Pil)?)$", "", named)
+    if family == "Siglip2":
+        most = said.get("max_num_patches", 256)
+        raise ValueError(
+            "it keeps the shape of pictures, as preprocess does with "
+            f"max_seq_len={most!r:.20}"
+        )
     if family not in _PROCESSORS:
         raise ValueError(
             f"{family!r:.60} is no image processor that is known "
@@ -259,7 +266,7 @@ def _prepared(said: Mapping[str, Any]) -> tuple[tuple[int, int], dict[str, Any]]
     if not said.get("do_resize", True):
         raise ValueError("do_resize is false, and pictures come in any size")
     size, crop, mode = _sizes(said, family)
-    filters = said.get("resample", 3 if family in _SHORT_SIDE else 2)
+    filters = said.get("resample", 3 if family in _BICUBIC else 2)
     number = as_int(filters, "resample")
     if number >= len(_FILTERS):
         raise ValueError(f"resample is {number}, a filter that PIL has not")
@@ -334,19 +341,31 @@ def _scaled(said: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _architecture(args: Mapping[str, Any]) -> str:
+_BASE = {
+    "VisionTransformer": "vit_base_patch16_224",
+    "VisionTransformerDistilled": "deit_base_distilled_patch16_224",
+    "Eva": "vit_base_patch16_dinov3",
+    "Beit": "beit_base_patch16_224",
+    "NaFlexVit": "naflexvit_base_patch16_siglip",
+}
+
+
+def _architecture(args: Mapping[str, Any], family: str) -> str:
     """The name of timm's first architecture of such blocks, else of its base model.
 
     It is a name and no more: the options say all themselves.
     """
     tell = [
         *("patch_size", "embed_dim", "depth", "num_heads", "mlp_hidden", "mlp_layer"),
-        *("class_token", "reg_tokens", "pre_norm", "has_init_values"),
+        *("class_token", "reg_tokens", "pre_norm", "has_init_values", "rope"),
+        *(("qkv_bias",) if family == "Eva" else ()),
     ]
-    wanted = resolve(args)
+    wanted = resolve(args, family)
     for name, model in table()["models"].items():
-        options = resolve(model["args"])
+        if model["class"] != family:
+            continue
+        options = resolve(model["args"], family)
         named = "flexi" in name or "radio" in name  # which resize embeddings otherwise
         if not named and all(options[key] == wanted[key] for key in tell):
             return str(name)
-    return "vit_base_patch16_224"
+    return _BASE[family]

@@ -203,7 +203,9 @@ def surroundings(side: Side) -> dict[str, Any]:
     made = {"weights": digest_of(side.parameters()), "vitpool": _core.__version__}
     module = getattr(side, "module", None)
     if module is None:
-        return made | {"dtype": "float32", "target": _core.show_config()["target"]}
+        model = getattr(side, "model", None)
+        dtype = "float32" if model is None else str(model.dtype)
+        return made | {"dtype": dtype, "target": _core.show_config()["target"]}
     dtypes = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
     torch = str(sys.modules["torch"].__version__)
     return made | {"dtype": ", ".join(sorted(dtypes)), "torch": torch}

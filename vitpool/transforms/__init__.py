@@ -18,6 +18,13 @@ from .config import (
 )
 from .find import SUFFIXES, NotTaken, find_images, images_of
 from .read import ImageError, ImageWarning, image_name, load_image
+from .sequence import (
+    MAX_SEQ_LEN,
+    Patches,
+    SequenceTransform,
+    get_image_size_for_seq,
+    patchify,
+)
 from .sources import Sources, samples, sources_of
 from .transform import (
     CROP_MODES,
@@ -36,11 +43,14 @@ __all__ = [
     "IMAGENET_STD",
     "INTERPOLATIONS",
     "MAX_RESIZED_PIXELS",
+    "MAX_SEQ_LEN",
     "SUFFIXES",
     "Batch",
     "ImageError",
     "ImageWarning",
     "NotTaken",
+    "Patches",
+    "SequenceTransform",
     "Sources",
     "TensorTransform",
     "Transform",
@@ -48,9 +58,11 @@ __all__ = [
     "default_cpus",
     "default_workers",
     "find_images",
+    "get_image_size_for_seq",
     "image_name",
     "images_of",
     "load_image",
+    "patchify",
     "preprocess",
     "resolve_data_config",
     "resolve_model_data_config",

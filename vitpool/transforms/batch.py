@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,38 @@ from .read import reason_of
 from .sources import sources_of
 from .transform import Transform, create_transform
 
+if TYPE_CHECKING:
+    from .sequence import Patches
 
+
+@overload
+def preprocess(
+    images: Any,
+    config: Any = ...,
+    *,
+    num_workers: int | None = ...,
+    max_seq_len: None = ...,
+    **options: Any,
+) -> NDArray[np.float32]: ...
+@overload
+def preprocess(
+    images: Any,
+    config: Any = ...,
+    *,
+    num_workers: int | None = ...,
+    max_seq_len: int,
+    patch_size: int | tuple[int, int] | None = ...,
+    **options: Any,
+) -> Patches: ...
 def preprocess(
     images: Any,
     config: Any = None,
     *,
     num_workers: int | None = None,
+    max_seq_len: int | None = None,
+    patch_size: int | tuple[int, int] | None = None,
     **options: Any,
-) -> NDArray[np.float32]:
+) -> Any:
     """Many pictures to one batch, float32 (B, C, H, W), decoded in a thread pool.
 
     images: as `sources_of` takes them: one picture, a folder, or many of paths, bytes,
@@ -35,29 +59,51 @@ def preprocess(
     the processors, at most 8; 0 for none. options: overrides as in
     `resolve_data_config`, and `exif`.
 
+    max_seq_len: pictures keep their shape and are cut into at most so many patches, of
+    patch_size or the model's: a dict, which NaFlexVit takes, of `patches` (B, N,
+    pixels), `patch_coord` (B, N, 2) and `patch_valid` (B, N), padded to the largest of
+    them. See `SequenceTransform`.
+
     The first picture that cannot be read raises, and its name is in the message. Of an
     iterable that is no list, tuple or array, a picture that can change (a frame of a
     film) is read before the next one is asked for.
     """
     if isinstance(config, Transform):
-        if options:
+        if options or max_seq_len is not None or patch_size is not None:
             raise TypeError("options cannot be given together with a Transform")
         transform = config
     else:
+        sequence: dict[str, Any] = {}
+        if max_seq_len is not None:
+            sequence = _patch_options(config, patch_size, max_seq_len)
+        elif patch_size is not None:
+            raise ValueError("patch_size goes with max_seq_len alone")
         exif = bool(options.pop("exif", False))
         transform = create_transform(
-            **resolve_data_config(config, **options), exif=exif
+            **resolve_data_config(config, **options), exif=exif, **sequence
         )
     pictures = sources_of(images).pictures
     workers = _workers(num_workers)
     if workers < 2 or (isinstance(pictures, list) and len(pictures) < 2):
-        return _batch([transform.pixels(picture) for picture in pictures], transform)
+        return transform.batch([transform.pixels(picture) for picture in pictures])
     pool = ThreadPoolExecutor(workers)
     try:
         reading = list(_read_ahead(pool, transform.pixels, pictures))
-        return _batch([future.result() for _, future in reading], transform)
+        return transform.batch([future.result() for _, future in reading])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _patch_options(config: Any, patch_size: Any, most: int) -> dict[str, Any]:
+    """How a model's patches are cut, or others of that size."""
+    found: dict[str, Any] = {"naflex": True, "patchify": True, "max_seq_len": most}
+    if hasattr(config, "get_patch_size"):
+        found["patch_size"] = config.get_patch_size()
+        last = config.config.get("patchify_channels_last", True)
+        found["patchify_channels_last"] = last
+    if patch_size is not None:
+        found["patch_size"] = patch_size
+    return found
 
 
 # What never changes.
@@ -89,16 +135,6 @@ def _read_ahead(
         yield source, future
 
 
-def _batch(
-    pixels: list[NDArray[np.uint8]], transform: Transform
-) -> NDArray[np.float32]:
-    """Normalise pictures (H, W, C) of the transform's size to (B, C, H, W)."""
-    batch = np.empty((len(pixels), transform.channels, *transform.size), np.float32)
-    for index, image in enumerate(pixels):
-        batch[index] = transform.normalize(image)
-    return batch
-
-
 def _workers(num_workers: int | None) -> int:
     if num_workers is None:
         return default_workers()
@@ -121,7 +157,7 @@ class Batch(NamedTuple):
     sources: list[Any]  # as they came
     good: list[int]  # which of them could be read
     errors: dict[int, str]  # why the others could not, by index into sources
-    inputs: NDArray[np.float32]  # (len(good), C, H, W)
+    inputs: Any  # float32 (len(good), C, H, W); or a dict of patches
 
 
 def stream(
@@ -155,7 +191,7 @@ def stream(
         results = [future.result() for _, future in group]
         good = [i for i, r in enumerate(results) if not isinstance(r, str)]
         errors = {i: r for i, r in enumerate(results) if isinstance(r, str)}
-        inputs = _batch([results[i] for i in good], transform)
+        inputs = transform.batch([results[i] for i in good])
         return Batch([s for s, _ in group], good, errors, inputs)
 
     def batches() -> Generator[Batch, None, None]:

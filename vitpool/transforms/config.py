@@ -77,9 +77,10 @@ def resolve_data_config(
     args: a mapping of what is to be otherwise, as overrides; other keys in it are not
     for this function, as in timm (it may be a command's whole arguments). Where it is
     all that is given it may as well be a model's `default_cfg`; and it may be the
-    model. pretrained_cfg: in place of the model's own. model: a VisionTransformer, or
-    what `features_only` gives. use_test_size: prefer the config's test_input_size and
-    test_crop_pct. verbose: log the result at level INFO, to the logger 'vitpool'.
+    model. pretrained_cfg: in place of the model's own. model: a model of any
+    class, or what `features_only` gives. use_test_size: prefer the config's
+    test_input_size and test_crop_pct. verbose: log the result at level INFO, to the
+    logger 'vitpool'.
 
     overrides (None means "not given"): input_size (C, H, W), img_size (H or (H, W)),
     in_chans (in args also chans), interpolation, mean, std, crop_pct, crop_mode.
@@ -162,6 +163,8 @@ def _sources(
     if "chans" in told:
         told.setdefault("in_chans", told["chans"])
     built = None
+    if model is not None and not hasattr(model, "pretrained_cfg"):
+        raise TypeError(f"expected a model or a mapping, not {type(model).__name__}")
     if model is not None:
         built = copy.copy(model)  # one state of it for all that follows
         pretrained_cfg = pretrained_cfg or built.pretrained_cfg

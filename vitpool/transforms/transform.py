@@ -170,6 +170,13 @@ class Transform:
             out[index] = _core.normalize_u8(image, self.mean, self.std)
         return out
 
+    def batch(self, pixels: Sequence[NDArray[np.uint8]]) -> Any:
+        """Normalise pictures uint8 (H, W, C) to float32 (B, C, H, W); B may be 0."""
+        out = np.empty((len(pixels), self.channels, *self.size), np.float32)
+        for index, image in enumerate(pixels):
+            out[index] = self.normalize(image)
+        return out
+
     def __call__(self, picture: Any) -> NDArray[np.float32]:
         """Decode, convert, resize, crop and normalise; returns float32 (C, H, W)."""
         return self.normalize(self.pixels(picture))
@@ -180,10 +187,11 @@ class TensorTransform(Transform):
 
     def __call__(self, picture: Any) -> Any:
         """Decode, convert, resize, crop and normalise; a float32 tensor (C, H, W)."""
-        return _torch().from_numpy(super().__call__(picture))
+        return imported_torch().from_numpy(super().__call__(picture))
 
 
-def _torch() -> Any:
+def imported_torch() -> Any:
+    """torch, which the caller has imported; else ImportError."""
     if "torch" not in sys.modules:
         raise ImportError("tensors are torch's, and vitpool does not import it: do so")
     return sys.modules["torch"]
@@ -195,8 +203,6 @@ _FOR_TRAINING = {
     "no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter",
     "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "auto_augment",
     "re_prob", "re_mode", "re_count", "re_num_splits",
-    # and for NaFlex alone
-    "patch_size", "max_seq_len", "patchify_channels_last", "patchify_flatten",
 }  # fmt: skip
 # What it takes for another evaluation, with the value that asks for none, and what to
 # do in place of it.
@@ -207,9 +213,10 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "separate": (False, "it is for training"),
     "crop_border_pixels": (None, "crop_pct says what is cut off"),
     "tf_preprocessing": (False, "there are the steps of torchvision alone"),
-    "naflex": (False, "models take pictures of one size"),
-    "patchify": (False, "models take pictures, not patches"),
+    "patchify_flatten": (True, "reshape its patches to (N, rows, columns, channels)"),
 }
+# What it takes for pictures of any shape, of so many patches.
+_SEQUENCE = {"patch_size", "max_seq_len", "patchify", "patchify_channels_last"}
 
 
 def create_transform(
@@ -222,6 +229,7 @@ def create_transform(
     *,
     exif: bool = False,
     tensors: bool = False,
+    naflex: bool = False,
     **options: Any,
 ) -> Transform:
     """timm's evaluation transform: `create_transform(**resolve_data_config(model))`.
@@ -232,6 +240,12 @@ def create_transform(
     squash (both sides resized, shape lost), border (long side resized, the rest filled
     with the mean colour). exif: apply the EXIF orientation (timm does not). tensors:
     give torch tensors, which is ImportError unless you have imported torch.
+
+    naflex: pictures keep their shape and are resized to at most max_seq_len patches
+    (576) of patch_size (16), as `SequenceTransform` says; patchify: give the patches,
+    of pixels (rows, columns, channels), or with patchify_channels_last=False
+    (channels, rows, columns), and not the image. Without naflex these have no effect,
+    as in timm.
 
     options: timm's other arguments. Those of training are ignored, as timm does in
     evaluation. ValueError: is_training=True, and others that ask for another
@@ -244,11 +258,23 @@ def create_transform(
                 raise ValueError(
                     f"create_transform does not take {name}={value!r}: {instead}"
                 )
-        elif name not in _FOR_TRAINING:
-            known = {*_FOR_TRAINING, *_REFUSED, "crop_pct", "crop_mode", "mean", "std"}
+        elif name not in _FOR_TRAINING and name not in _SEQUENCE:
+            known = {*_FOR_TRAINING, *_REFUSED, *_SEQUENCE}
+            known |= {"crop_pct", "crop_mode", "mean", "std", "naflex"}
             raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+    if naflex:
+        from .sequence import sequence_transform
+
+        asked = {k: v for k, v in options.items() if k in _SEQUENCE and v is not None}
+        given = input_size, interpolation, mean, std, crop_pct, crop_mode, exif
+        return sequence_transform(tensors, *given, **asked)
+    if options.get("patchify"):
+        raise ValueError(
+            "create_transform does not take patchify=True: naflex=True with it cuts "
+            "pictures into patches"
+        )
     kind = Transform
     if tensors:
-        _torch()
+        imported_torch()
         kind = TensorTransform
     return kind(input_size, interpolation, mean, std, crop_pct, crop_mode, exif)

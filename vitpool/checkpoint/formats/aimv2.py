@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 
 from ..spec import Spec
-from .keys import Tensors, prefixes_of, renamed, take_below
+from .keys import VITS, Tensors, prefixes_of, renamed, take_below
+
+FAMILIES = VITS
 
 UNUSED = re.compile(r"(?!)")  # nothing
 _RENAMES = (

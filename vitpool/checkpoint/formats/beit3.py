@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 
 from ..spec import Spec
-from .keys import Tensors, fuse_qkv, prefixes_of, renamed, take_below
+from .keys import VITS, Tensors, fuse_qkv, prefixes_of, renamed, take_below
+
+FAMILIES = VITS
 
 # The text's side, and what only training needs.
 UNUSED = re.compile(

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..lazy import Array, LazyTensor
 from ..spec import Spec
-from .keys import Tensors, prefixes_of, renamed, take_below
+from .keys import VITS, Tensors, prefixes_of, renamed, take_below
+
+FAMILIES = VITS
 
 # TIPS's text tower; the heads that DINOv2 is trained with.
 UNUSED = re.compile(r"mask_token$|(text_encoder|dino_head|ibot_head)\.|temperature$")

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from math import prod
+from math import isqrt, prod
 
 from ..lazy import Array, LazyTensor, concatenate
 from ..spec import Spec
-from .keys import Tensors, take_below
+from .keys import VITS, Tensors, take_below
+
+FAMILIES = VITS
 
 _BLOCKS = "Transformer/encoderblock"
 _PREFIXES = ("", "opt/target/", "params/", "params/img/", "img/")
@@ -121,8 +123,14 @@ def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     if "cls" in tree:
         out["cls_token"] = tree["cls"]
     inside = "" if big_vision else "Transformer/posembed_input/"
-    out["pos_embed"] = tree[f"{inside}pos_embedding"]
-    out["patch_embed.proj.weight"] = tree["embedding/kernel"].transpose(3, 2, 0, 1)
+    positions, kernel = tree[f"{inside}pos_embedding"], tree["embedding/kernel"]
+    if len(kernel.shape) == 2:  # NaFlex: a linear layer of (row, column, channel)
+        side = isqrt(kernel.shape[0] // 3)
+        kernel = kernel.reshape(side, side, 3, kernel.shape[1])
+    if positions.shape[0] != 1:  # NaFlex: on their grid
+        positions = positions.reshape(1, -1, positions.shape[-1])
+    out["pos_embed"] = positions
+    out["patch_embed.proj.weight"] = kernel.transpose(3, 2, 0, 1)
     out["patch_embed.proj.bias"] = tree["embedding/bias"]
 
     # Flax numbers layers by type in the order they were made, which differs.

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..lazy import LazyTensor, concatenate
 
 Tensors = dict[str, LazyTensor]
+
+# The classes whose weights are published in a layout: a format's FAMILIES.
+VITS = frozenset({"VisionTransformer", "NaFlexVit"})
+DISTILLED = frozenset({"VisionTransformerDistilled"})
+EVA = frozenset({"Eva", "NaFlexVit"})  # which has Eva's blocks too
+BEIT = frozenset({"Beit"})
+ALL = VITS | DISTILLED | EVA | BEIT | {"VisionTransformerRelPos"}
 
 # A pattern: the parts of a language model that sees, beside its vision tower.
 BESIDE_A_TOWER = r"(language_model|multi_modal_projector|lm_head)\.|image_newline$"
@@ -28,6 +35,12 @@ def ancestors(prefix: str) -> list[str]:
     return [prefix[:end] for end in reversed(ends)] + [""]
 
 
+def below(tensors: Iterable[str], prefix: str) -> list[str]:
+    """The keys below `prefix`, without it."""
+    at = len(prefix)
+    return [key[at:] for key in tensors if key.startswith(prefix)]
+
+
 def take_below(tensors: Tensors, prefix: str) -> Tensors:
     """Take out what is below `prefix`, under its name there."""
     at = len(prefix)
@@ -43,7 +56,10 @@ def take_beside(tensors: Tensors, prefix: str, name: str) -> LazyTensor | None:
     return None
 
 
-def renamed(tensors: Tensors, rules: Sequence[tuple[str, str]]) -> Tensors:
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def renamed(tensors: Tensors, rules: Sequence[Rule]) -> Tensors:
     """The tensors under new keys: each rule, in order, replaces a pattern in a key."""
     out: Tensors = {}
     for key, tensor in tensors.items():

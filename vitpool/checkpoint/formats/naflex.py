@@ -13,7 +13,9 @@ from math import isqrt
 
 from ..spec import Spec
 from . import transformers
-from .keys import Tensors
+from .keys import VITS, Tensors
+
+FAMILIES = VITS
 
 UNUSED = transformers.UNUSED
 head_pool = transformers.head_pool

@@ -7,7 +7,9 @@ import re
 
 from ..lazy import zeros
 from ..spec import Spec
-from .keys import Tensors, prefixes_of, renamed, take_below
+from .keys import VITS, Tensors, prefixes_of, renamed, take_below
+
+FAMILIES = VITS
 
 # The text tower, CoCa's decoder, and the constants of OpenAI's TorchScript files.
 UNUSED = re.compile(
@@ -15,7 +17,7 @@ UNUSED = re.compile(
     r"|(positional_embedding|text_projection|logit_scale|logit_bias)$"
     r"|(input_resolution|context_length|vocab_size|attn_mask)$"
 )
-_RENAMES = (
+RENAMES = (
     (r"^conv1\.", "patch_embed.proj."),
     (r"^positional_embedding$", "pos_embed"),
     (r"^class_embedding$", "cls_token"),
@@ -28,9 +30,9 @@ _RENAMES = (
     (r"^(blocks\.\d+\.mlp\.)c_fc\.", r"\1fc1."),
     (r"^(blocks\.\d+\.mlp\.)c_proj\.", r"\1fc2."),
     (r"^(blocks\.\d+\.)ls_([12])\.gamma$", r"\1ls\2.gamma"),
-    # CoCa's pool is not timm's: its names must not be taken for those.
-    (r"^attn_pool", "visual.attn_pool"),
 )
+# CoCa's pool is not timm's: its names must not be taken for those.
+_POOL = (r"^attn_pool", "visual.attn_pool")
 
 
 def prefixes(tensors: Tensors) -> set[str]:
@@ -40,7 +42,7 @@ def prefixes(tensors: Tensors) -> set[str]:
 
 def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    out = renamed(take_below(tensors, f"{prefix}visual."), _RENAMES)
+    out = renamed(take_below(tensors, f"{prefix}visual."), [*RENAMES, _POOL])
     if "proj" in out:
         # The projection to the joint space is timm's head: (C, classes), no bias.
         projection = out.pop("proj")

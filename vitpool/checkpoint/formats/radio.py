@@ -11,7 +11,9 @@ import numpy as np
 from ...resample import resample_abs_pos_embed
 from ..lazy import Array, LazyTensor, zeros
 from ..spec import Spec
-from .keys import Tensors, prefixes_of, renamed, take_below
+from .keys import VITS, Tensors, prefixes_of, renamed, take_below
+
+FAMILIES = VITS
 
 _PATCHES = "patch_generator.embedder.weight"
 # Mean and deviation of the input, and the heads towards each teacher.
@@ -36,7 +38,8 @@ def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     out["patch_embed.proj.weight"] = patches.reshape(width, 3, side, side)
     out["patch_embed.proj.bias"] = zeros(width)
     if "patch_generator.pos_embed" in out:
-        out["pos_embed"] = _positions(out.pop("patch_generator.pos_embed"), spec)
+        positions = out.pop("patch_generator.pos_embed")
+        out["pos_embed"] = grid_positions(positions, spec)
     if "patch_generator.cls_token.token" in out:
         # A class token for each teacher, then registers: the first is ours.
         tokens = out.pop("patch_generator.cls_token.token")
@@ -45,11 +48,15 @@ def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     return out
 
 
-def _positions(positions: LazyTensor, spec: Spec) -> LazyTensor:
+def grid_positions(positions: LazyTensor, spec: Spec) -> LazyTensor:
     """Positions of the model's grid, as RADIO makes them for a picture of this form.
 
-    Its own 128x128 grid is resized to a square of the longer side, then cut.
+    Its own 128x128 grid is resized to a square of the longer side, then cut. A
+    NaFlexVit keeps the grid, and does so itself.
     """
+    if spec.family == "NaFlexVit":
+        own = isqrt(positions.shape[1])
+        return positions.reshape(1, own, own, positions.shape[2])
     rows, columns = spec.grid_size
     side = max(rows, columns)
     width = positions.shape[-1]

@@ -13,6 +13,7 @@ from ..spec import Spec
 from .dinov2 import split_class_position
 from .keys import (
     BESIDE_A_TOWER,
+    VITS,
     Tensors,
     ancestors,
     fuse_qkv,
@@ -21,6 +22,8 @@ from .keys import (
     take_below,
     take_beside,
 )
+
+FAMILIES = VITS
 
 # Each family's patch embedding, which tells the family and the prefix of its keys.
 VIT = "embeddings.patch_embeddings.projection.weight"
@@ -36,7 +39,7 @@ UNUSED = re.compile(
     r"|embeddings\.(mask_token|position_ids)$"
     rf"|{BESIDE_A_TOWER}"
 )
-_RENAMES = (
+RENAMES = (
     (
         r"^embeddings\.(patch_embeddings\.projection|patch_embedding)\.",
         "patch_embed.proj.",
@@ -71,7 +74,12 @@ _RENAMES = (
 
 def prefixes(tensors: Tensors) -> set[str]:
     """The prefixes of models of this layout."""
-    return prefixes_of(tensors, VIT) | clip_prefixes(tensors)
+    return vit_prefixes(tensors) | clip_prefixes(tensors)
+
+
+def vit_prefixes(tensors: Tensors) -> set[str]:
+    """The prefixes of models with the names of ViT, which BEiT and DeiT have too."""
+    return prefixes_of(tensors, VIT)
 
 
 def clip_prefixes(tensors: Tensors) -> set[str]:
@@ -92,7 +100,7 @@ def head_pool(tensors: Tensors, prefix: str) -> str:
 
 def convert(tensors: Tensors, prefix: str, spec: Spec) -> Tensors:
     """The tensors under timm's keys."""
-    out = renamed(take_below(tensors, prefix), _RENAMES)
+    out = renamed(take_below(tensors, prefix), RENAMES)
     patch = out["patch_embed.proj.weight"].shape
     if len(patch) != 4:
         raise ValueError(

@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 
 from ..lazy import zeros
-from ..spec import Spec
-from .keys import BESIDE_A_TOWER, Tensors, prefixes_of, take_below, take_beside
+from ..spec import PATCH, STEM, Spec
+from .keys import ALL, BESIDE_A_TOWER, Tensors, prefixes_of, take_below, take_beside
+
+FAMILIES = ALL
 
 # OpenCLIP's text tower; the head that DINO is trained with; a language model.
 UNUSED = re.compile(
@@ -18,7 +20,7 @@ UNUSED = re.compile(
 
 def prefixes(tensors: Tensors) -> set[str]:
     """The prefixes of models of this layout."""
-    found = prefixes_of(tensors, "patch_embed.proj.weight")
+    found = prefixes_of(tensors, PATCH) | prefixes_of(tensors, STEM)
     return set() if "" in found else found
 
 

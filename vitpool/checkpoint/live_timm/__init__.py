@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A live timm VisionTransformer as ours, with its weights and its configuration.
+"""A live timm model as ours, of the class of that name, with weights and configuration.
 
 The module is read as it stands, not as it was built: after `reset_classifier`,
 `prune_intermediate_layers` or a new head by hand. Modules are known by class and by

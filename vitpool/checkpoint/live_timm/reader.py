@@ -8,7 +8,19 @@ from typing import Any, NoReturn
 
 # Where classes come from whose forward we reproduce: one of the same name elsewhere
 # (a subclass, a quantised or a parametrised layer) computes something else.
-_HOMES = ("timm.layers.", "timm.models.vision_transformer.", "torch.nn.modules.")
+_HOMES = (
+    "timm.layers.",
+    "timm.models.beit.",
+    "timm.models.deit.",
+    "timm.models.eva.",
+    "timm.models.naflexvit.",
+    "timm.models.vision_transformer.",
+    "timm.models.vision_transformer_hybrid.",
+    "timm.models.vision_transformer_relpos.",
+    "torch.nn.modules.",
+)
+# Two classes of beit.py have the names of others: here they have names of their own.
+_OF_BEIT = {"Attention": "BeitAttention", "Block": "BeitBlock"}
 
 # What to do about a copy of timm's classes.
 TRY = "like_timm=True takes a copy or a subclass whose outputs are timm's"
@@ -31,14 +43,18 @@ _ACTS = {
 def class_name(module: Any) -> str:
     """The bare name of a class from timm or torch.nn, the full name of another."""
     cls = type(module)
-    known = (cls.__module__ + ".").startswith(_HOMES)
-    return cls.__name__ if known else f"{cls.__module__}.{cls.__qualname__}"
+    if not (cls.__module__ + ".").startswith(_HOMES):
+        return f"{cls.__module__}.{cls.__qualname__}"
+    own = cls.__module__ == "timm.models.beit"
+    return _OF_BEIT.get(cls.__name__, cls.__name__) if own else cls.__name__
 
 
 def alike_among(module: Any, names: Collection[str]) -> str:
     """The first of these names that the module's class, or a base of it, has."""
+    timms = {name: name for name in names}
+    timms |= {bare: name for bare, name in _OF_BEIT.items() if name in names}
     bare = (cls.__name__ for cls in type(module).__mro__)
-    return next((name for name in bare if name in names), "")
+    return next((timms[name] for name in bare if name in timms), "")
 
 
 def refuse(path: str, why: str) -> NoReturn:

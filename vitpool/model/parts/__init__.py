@@ -15,6 +15,9 @@ from .attention import (
     Mlp,
     SwiGLU,
 )
+from .beit import Attention as BeitAttention
+from .beit import Block as BeitBlock
+from .beit import RelativePositionBias
 from .blocks import (
     Block,
     DiffParallelScalingBlock,
@@ -24,9 +27,8 @@ from .blocks import (
     PatchEmbed,
     ResPostBlock,
     Sequential,
-    grid_of,
-    prefix_tokens_of,
 )
+from .eva import AttentionRope, EvaAttention, EvaBlock, EvaBlockPostNorm
 from .holder import HasParts
 from .layers import (
     GELU,
@@ -40,9 +42,31 @@ from .layers import (
     QuickGELU,
     ReLU,
     RmsNorm,
+    Sigmoid,
     SiLU,
 )
 from .module import Module
+from .naflex import (
+    NaFlexEmbeds,
+    PatchEmbedInterpolator,
+    PatchEmbedResamplerFixedOrigSize,
+)
+from .rel_pos import (
+    RelPosAttention,
+    RelPosBias,
+    RelPosBlock,
+    RelPosMlp,
+    ResPostRelPosBlock,
+)
+from .rope import (
+    RotaryEmbeddingCat,
+    RotaryEmbeddingDinoV3,
+    RotaryEmbeddingMixed,
+    as_embed,
+)
+from .sizes import grid_of, prefix_tokens_of
+from .stem import BatchNormAct2d, ConvNormAct, ConvStem, HybridEmbed
+from .switches import asked_for
 from .walk import Float32, exchange
 
 __all__ = [
@@ -50,15 +74,25 @@ __all__ = [
     "Attention",
     "AttentionPoolLatent",
     "AttentionPoolPrr",
+    "AttentionRope",
+    "BatchNormAct2d",
+    "BeitAttention",
+    "BeitBlock",
     "Block",
     "Conv2d",
+    "ConvNormAct",
+    "ConvStem",
     "DiffAttention",
     "DiffParallelScalingBlock",
     "Dropout",
+    "EvaAttention",
+    "EvaBlock",
+    "EvaBlockPostNorm",
     "Float32",
     "GELUTanh",
     "GluMlp",
     "HasParts",
+    "HybridEmbed",
     "Identity",
     "LayerNorm",
     "LayerScale",
@@ -66,16 +100,31 @@ __all__ = [
     "Mlp",
     "Module",
     "ModuleList",
+    "NaFlexEmbeds",
     "ParallelScalingBlock",
     "ParallelThingsBlock",
     "PatchEmbed",
+    "PatchEmbedInterpolator",
+    "PatchEmbedResamplerFixedOrigSize",
     "QuickGELU",
     "ReLU",
+    "RelPosAttention",
+    "RelPosBias",
+    "RelPosBlock",
+    "RelPosMlp",
+    "RelativePositionBias",
     "ResPostBlock",
+    "ResPostRelPosBlock",
     "RmsNorm",
+    "RotaryEmbeddingCat",
+    "RotaryEmbeddingDinoV3",
+    "RotaryEmbeddingMixed",
     "Sequential",
     "SiLU",
+    "Sigmoid",
     "SwiGLU",
+    "as_embed",
+    "asked_for",
     "exchange",
     "grid_of",
     "prefix_tokens_of",

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ... import _core
 from ..tensors import like
 from .layers import GELU, Dropout, Identity, LayerNorm, Linear, RmsNorm
@@ -54,7 +56,7 @@ class Heads(Module):
     @Fact
     def num_heads(self) -> int:
         """Heads, H."""
-        return int(self._option("num_heads"))
+        return self._heads()
 
     @Fact
     def head_dim(self) -> int:
@@ -66,9 +68,11 @@ class Heads(Module):
         """What scores are multiplied with: 1 / sqrt(D)."""
         return 1.0 / math.sqrt(self._head_dim())
 
+    def _heads(self) -> int:
+        return int(self._option("num_heads"))
+
     def _head_dim(self) -> int:
-        options = self._now()._options()
-        return int(options["embed_dim"]) // int(options["num_heads"])
+        return int(self._option("embed_dim")) // self._heads()
 
 
 class DiffHeads(Heads):
@@ -132,6 +136,14 @@ class Mlp(Module):
     fc2 = Child[Linear]()
     drop2 = Child[Dropout]()
 
+    def _compute(self, now: _core.VisionTransformer, x: Any) -> Float32:
+        if not self._path.endswith("rel_pos.mlp"):
+            return super()._compute(now, x)
+        # which the core has read once, for its table
+        for name in ("fc1", "act", "fc2"):
+            x = now._run_part(f"{self._path}.{name}", x)
+        return np.asarray(x)
+
 
 class GluMlp(Mlp):
     """fc2 of one half of fc1(x), times act of the other. timm.layers.GluMlp."""
@@ -191,6 +203,10 @@ class AttentionPoolLatent(Heads):
     def pool(self) -> str:
         """Which of the queries' answers is given: the first."""
         return "token"
+
+    def _heads(self) -> int:
+        options = self._now()._options()
+        return int(options["attn_pool_heads"] or options["num_heads"])
 
 
 class AttentionPoolPrr(Heads):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, SupportsIndex, TypeVar, cast, overload
 
 from ... import _core
@@ -11,11 +11,35 @@ from ..tensors import like
 from .attention import Attention, DiffHeads, Heads, Masked, Mlp
 from .layers import GELU, Conv2d, Dropout, Identity, LayerNorm, LayerScale, Linear
 from .module import Child, Fact, Home, Module, Weight, states_of
+from .sizes import grid_of
 from .walk import Float32, exchange
 
 M_co = TypeVar("M_co", bound=Module, covariant=True)
 
 _NOTHING = 0  # the output that _run is not asked for
+
+
+def computed_block(
+    now: _core.VisionTransformer,
+    path: str,
+    x: Any,
+    attn_mask: Any = None,
+    is_causal: bool = False,
+    rope: Float32 | None = None,
+) -> Float32:
+    """What the block at this path makes of tokens. rope: the core's table, or None."""
+    i = int(path.rpartition(".")[2])
+    _, taps, _, _ = now._run(
+        x,
+        _NOTHING,
+        attn_mask,
+        is_causal,
+        first=i,
+        depth=i + 1,
+        taps=[(i, 0)],
+        rope=rope,
+    )
+    return taps[0]
 
 
 class _AnyBlock(Masked):
@@ -28,11 +52,7 @@ class _AnyBlock(Masked):
         attn_mask: Any = None,
         is_causal: bool = False,
     ) -> Float32:
-        i = int(self._path.rpartition(".")[2])
-        _, taps, _, _ = now._run(
-            x, _NOTHING, attn_mask, is_causal, first=i, depth=i + 1, taps=[(i, 0)]
-        )
-        return taps[0]
+        return computed_block(now, self._path, x, attn_mask, is_causal)
 
 
 class Block(_AnyBlock):
@@ -160,13 +180,17 @@ class Sequential(Module, Generic[M_co]):
             names = self._child_names()
             if isinstance(index, slice):
                 chosen = {name: self._at(name) for name in names[index]}
-                return Sequential(self._home, self._path, chosen)
+                return type(self)(self._home, self._path, self._named(chosen))
             number = index.__index__()
             if -len(names) <= number < len(names):
                 return cast("M_co", self._at(names[number]))
         raise IndexError(
             f"{self._path} has {len(names)} items, not one of index {number}"
         )
+
+    def _named(self, chosen: dict[str, Module]) -> dict[str, Module]:
+        """The parts of a slice by the names that they have in it."""
+        return chosen
 
     def forward(self, x: Any) -> Float32:
         """The same as calling it."""
@@ -180,9 +204,12 @@ class Sequential(Module, Generic[M_co]):
 
 
 class ModuleList(Sequential[M_co]):
-    """Parts side by side, by index. torch.nn.ModuleList."""
+    """Parts side by side, by index; a slice counts from 0. torch.nn.ModuleList."""
 
     __slots__ = ()
+
+    def _named(self, chosen: dict[str, Module]) -> dict[str, Module]:
+        return {str(i): part for i, part in enumerate(chosen.values())}
 
     def forward(self, x: Any) -> Float32:
         """NotImplementedError: parts side by side are no function."""
@@ -205,24 +232,15 @@ class ParallelThingsBlock(_AnyBlock):
         return 2
 
 
-class PatchEmbed(Module):
-    """norm(proj(x)) of images (B, in_chans, H, W): (B, patches, C), or (B, rows,
-    columns, C) with dynamic_img_size. timm.layers.PatchEmbed."""
+class Embedding(Module):
+    """What makes patches of images, and of which sizes."""
 
     __slots__ = ()
-    proj = Child[Conv2d]()
-    norm = Child[LayerNorm]()
 
     @Fact
     def img_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         size: tuple[int, int] = self._option("img_size")
-        return size
-
-    @Fact
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        size: tuple[int, int] = self._option("patch_size")
         return size
 
     @Fact
@@ -271,12 +289,16 @@ class PatchEmbed(Module):
         return rows.reshape(len(x), *now._grid(x.shape[2], x.shape[3]), -1)
 
 
-def grid_of(options: Mapping[str, Any]) -> tuple[int, int]:
-    """(rows, columns) of patches in an image of the model's own size."""
-    (height, width), (rows, columns) = options["img_size"], options["patch_size"]
-    return height // rows, width // columns
+class PatchEmbed(Embedding):
+    """norm(proj(x)) of images (B, in_chans, H, W): (B, patches, C), or (B, rows,
+    columns, C) with dynamic_img_size. timm.layers.PatchEmbed."""
 
+    __slots__ = ()
+    proj = Child[Conv2d]()
+    norm = Child[LayerNorm]()
 
-def prefix_tokens_of(options: Mapping[str, Any]) -> int:
-    """How many class and register tokens there are."""
-    return int(options["class_token"]) + int(options["reg_tokens"])
+    @Fact
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        size: tuple[int, int] = self._option("patch_size")
+        return size

@@ -3,25 +3,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 from ... import _core
 from ..tree import tree
-from . import attention, blocks, layers
+from . import attention, beit, blocks, eva, layers, naflex, rel_pos, rope, stem
 from .module import Home, Module
 from .walk import Walk, exchange
 
 T = TypeVar("T")
 
-# The class of a part by the name that the tree has for it.
-_KINDS: dict[str, type[Module]] = {
-    kind.__name__: kind
-    for file in (layers, attention, blocks)
-    for kind in vars(file).values()
-    if isinstance(kind, type) and issubclass(kind, Module)
-}
+
+def _classes(*files: ModuleType) -> dict[str, type[Module]]:
+    return {
+        kind.__name__: kind
+        for file in files
+        for kind in vars(file).values()
+        if isinstance(kind, type) and issubclass(kind, Module)
+    }
+
+
+# The class of a part by the name that the tree has for it. Beit has classes of its own
+# of names that others have, too.
+_KINDS = _classes(layers, attention, blocks, eva, rope, rel_pos, stem, naflex)
+_BEITS = {name: kind for name, kind in vars(beit).items() if name in beit.__all__}
+
+
+def _kind_of(options: Mapping[str, Any], name: str) -> type[Module]:
+    own = _BEITS.get(name) if options["family"] == "Beit" else None
+    return own if own is not None else _KINDS[name]
 
 
 def _part_of(home: Home, held: WeakValueDictionary[str, Module], path: str) -> Any:
@@ -29,15 +42,16 @@ def _part_of(home: Home, held: WeakValueDictionary[str, Module], path: str) -> A
     with exchange:
         part = held.get(path)
         if part is None:
-            modules = tree(home._snapshot()._options())
+            options = home._snapshot()._options()
+            modules = tree(options)
             if path not in modules:
                 raise AttributeError(f"no part {path!r}")
-            part = held[path] = _KINDS[modules[path][0]](home, path)
+            part = held[path] = _kind_of(options, modules[path][0])(home, path)
         return part
 
 
 class HasParts(Walk, _core.VisionTransformer):
-    """The base of VisionTransformer that gives out its parts and makes its changes."""
+    """The base of a model that gives out its parts and makes its changes."""
 
     def _init_parts(self) -> None:
         self._parts: WeakValueDictionary[str, Module] = WeakValueDictionary()
@@ -68,12 +82,14 @@ class HasParts(Walk, _core.VisionTransformer):
         self._change(load)
 
     def _change(
-        self, change: Callable[[_core.VisionTransformer], T], fresh: str | None = None
+        self,
+        change: Callable[[_core.VisionTransformer], T],
+        fresh: Collection[str] = (),
     ) -> T:
         """Applies `change` to a snapshot, which then becomes the model; its result.
 
         change runs again if another thread has changed the model meanwhile. If it
-        raises, the model stays as it was. fresh: the path of a part that it makes anew.
+        raises, the model stays as it was. fresh: paths of parts that it makes anew.
         """
         while True:
             before = self._snapshot()
@@ -88,7 +104,7 @@ class HasParts(Walk, _core.VisionTransformer):
         self,
         before: _core.VisionTransformer,
         after: _core.VisionTransformer,
-        fresh: str | None,
+        fresh: Collection[str],
     ) -> None:
         """Lets held parts that `after` no longer has read from `before`."""
         held = dict(self._parts)
@@ -97,7 +113,7 @@ class HasParts(Walk, _core.VisionTransformer):
         modules, lost = tree(after._options()), _Lost(before)
         for path, part in held.items():
             kind = modules[path][0] if path in modules else None
-            if path == fresh or kind != type(part).__name__:
+            if path in fresh or kind != type(part).__name__:
                 lost._parts[path] = self._parts.pop(path)
                 part._home = lost
 

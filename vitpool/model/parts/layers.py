@@ -44,33 +44,63 @@ class Conv2d(Module):
 
     @Fact
     def in_channels(self) -> int:
-        """Channels of an image."""
-        return int(self._option("in_chans"))
+        """Channels that come in, of an image."""
+        return self._shape()[1]
 
     @Fact
     def out_channels(self) -> int:
-        """Width of a token, C."""
-        return int(self._option("embed_dim"))
+        """Channels that come out, the width of a token, C."""
+        return self._shape()[0]
 
     @Fact
     def kernel_size(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        size: tuple[int, int] = self._option("patch_size")
-        return size
+        _, _, height, width = self._shape()
+        return height, width
 
     @Fact
     def stride(self) -> tuple[int, int]:
         """The same: patches lie side by side."""
-        size: tuple[int, int] = self._option("patch_size")
-        return size
+        return self.kernel_size
+
+    def _shape(self) -> tuple[int, ...]:
+        return self._now().param_shapes()[f"{self._path}.weight"]
 
     def _compute(self, now: _core.VisionTransformer, x: Any) -> Float32:
+        if self._path.startswith("patch_embed.backbone."):
+            return self._of_stem(now, x)
         x = _core.as_float32(x, "x")
         rows = super()._compute(now, x)  # which has checked x
         height, width = now._options()["patch_size"]
         grid = x.shape[2] // height, x.shape[3] // width
         maps = rows.reshape(len(x), *grid, -1).transpose(0, 3, 1, 2)
         return np.ascontiguousarray(maps)
+
+    def _of_stem(self, now: _core.VisionTransformer, x: Any) -> Float32:
+        """One of ConvStem's, which the core runs together with the others."""
+        weight = now.get_parameter(f"{self._path}.weight")
+        outputs, channels, height, width = weight.shape
+        maps = maps_of(x, channels)
+        rows, columns = maps.shape[2] // height, maps.shape[3] // width
+        whole = maps[:, :, : rows * height, : columns * width]
+        patches = whole.reshape(len(maps), channels, rows, height, columns, width)
+        patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(-1, weight[0].size)
+        found = patches @ weight.reshape(outputs, -1).T
+        found = found.reshape(len(maps), rows, columns, outputs).transpose(0, 3, 1, 2)
+        bias = f"{self._path}.bias"
+        if bias in now.param_shapes():
+            found = found + now.get_parameter(bias)[:, None, None]
+        return np.ascontiguousarray(found)
+
+
+def maps_of(x: Any, channels: int) -> Float32:
+    """x as maps (B, channels, height, width); ValueError: another shape."""
+    maps = _core.as_float32(x, "x")
+    if maps.ndim != 4 or maps.shape[1] != channels:
+        raise ValueError(
+            f"x must have shape (B, {channels}, height, width), not {maps.shape}"
+        )
+    return maps
 
 
 class _Norm(Module):
@@ -87,7 +117,7 @@ class _Norm(Module):
         if self._path.endswith(".sub_norm"):
             return 1e-5  # timm.layers.DiffAttention's own
         arguments = all_arguments_of(self._now()._options())
-        embedding = self._path == "patch_embed.norm"
+        embedding = self._path in ("patch_embed.norm", "embeds.norm")
         norm = arguments["embed_norm_layer" if embedding else "norm_layer"]
         return float(norm[1])
 
@@ -142,8 +172,8 @@ class Dropout(Identity):
 
     @Fact
     def p(self) -> float:
-        """0: drop rates are not kept."""
-        return 0.0
+        """0: drop rates are not kept; RelPosMlp's own is 0.125."""
+        return 0.125 if self._path.endswith("rel_pos.mlp.drop1") else 0.0
 
 
 class GELU(Module):
@@ -174,3 +204,14 @@ class ReLU(Module):
     """max(x, 0) of each number. torch.nn.ReLU."""
 
     __slots__ = ()
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x)) of each number. torch.nn.Sigmoid."""
+
+    __slots__ = ()
+
+    def _compute(self, now: _core.VisionTransformer, x: Any) -> Float32:
+        # exp of a large number would be infinite, tanh is not
+        half = np.tanh(_core.as_float32(x, "x") * np.float32(0.5))
+        return np.asarray(np.float32(0.5) * half + np.float32(0.5))

@@ -20,6 +20,7 @@ from typing import (
 )
 
 from ... import _core
+from ...config import defaults_of
 from ...text import did_you_mean
 from ..tensors import like
 from .walk import Float32, Walk, exchange
@@ -36,12 +37,17 @@ _WAYS = {
     "patch_size": "model.set_input_size(patch_size=...) changes it",
     "grid_size": "model.set_input_size changes it",
     "num_patches": "model.set_input_size changes it",
-    "strict_img_size": "VisionTransformer(dynamic_img_size=True) takes any size",
-    "dynamic_img_pad": "VisionTransformer(dynamic_img_pad=True) pads",
-    "eps": "VisionTransformer(norm_layer=(name, eps)) has another",
-    "num_heads": "VisionTransformer(num_heads=...) has others",
+    "window_size": "model.set_input_size changes it",
+    "window_area": "model.set_input_size changes it",
+    "feat_shape": "model.set_input_size changes it",
+    "strict_img_size": "{family}(dynamic_img_size=True) takes any size",
+    "dynamic_img_pad": "{family}(dynamic_img_pad=True) pads",
+    "eps": "{family}(norm_layer=(name, eps)) has another",
+    "num_heads": "{family}(num_heads=...) has others",
     "head.out_features": "model.reset_classifier(num_classes) makes another head",
 }
+# Facts of classes that take images of any size.
+_DYNAMIC = {"strict_img_size": "dynamic_img_size", "dynamic_img_pad": "dynamic_img_pad"}
 
 
 class Home(Protocol):
@@ -188,6 +194,21 @@ class Child(Generic[M]):
         )
 
 
+class Option(Child[M]):
+    """A part that some models have not: None there, as timm's attribute is."""
+
+    @overload  # type: ignore[override] # of some models there is nothing to give
+    def __get__(self, part: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, part: Module, owner: type) -> M | None: ...
+    def __get__(self, part: Module | None, owner: type) -> Any:
+        if part is None:
+            return self
+        with exchange:
+            has = self._name in part._child_names()
+            return part._at(self._name) if has else None
+
+
 class Fact(Generic[T]):
     """What a part is: a property whose refusal says how to have another value."""
 
@@ -210,4 +231,9 @@ class Fact(Generic[T]):
         way = _WAYS.get(path) or _WAYS.get(
             self._name, "the constructor's options say it"
         )
+        family = part._now()._options()["family"]
+        option = _DYNAMIC.get(self._name)
+        if option is not None and option not in defaults_of(family):
+            way = "{family} takes images of one size"
+        way = way.format(family=family)
         raise AttributeError(f"{path} cannot be assigned: {way}")

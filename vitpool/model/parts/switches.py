@@ -1,20 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.nn.Module's switches: those that ask for what is so, and why the others fail.
 
-A model here computes float32 on the CPU, without gradients. What torch would change to
-that is taken and changes nothing; what it would change to something else is refused.
+A model here computes on the CPU, without gradients. What torch would change to what is
+so is taken and changes nothing; what it would change to something else is refused, but
+for a whole model's dtype, of which `to` makes another model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from ...config import DTYPES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# What `to` may be told, by the name of a device or dtype.
-_HERE = ("cpu", "cpu:0", "float32")
+# The device that there is, by its names.
+_CPU = ("cpu", "cpu:0")
+
+
+def asked_for(given: Iterable[Any]) -> str | None:
+    """The dtype that arguments of torch's `to` name, or None: none of them does.
+
+    Devices and dtypes are known by name, NumPy's or torch's, or of a tensor; bools and
+    None are passed over. ValueError: another device or dtype, or two dtypes.
+    """
+    names: dict[str, None] = {}
+    for one in given:
+        has_both = hasattr(one, "device") and hasattr(one, "dtype")
+        if has_both and not isinstance(one, type):  # a tensor
+            names |= {_name_of(one.device): None, _name_of(one.dtype): None}
+        elif one is not None and not isinstance(one, bool):
+            names[_name_of(one)] = None
+    dtypes = [name for name in names if name not in _CPU]
+    for name in dtypes:
+        if name not in DTYPES:
+            raise ValueError(
+                f"vitpool computes on the CPU, with weights in {', '.join(DTYPES)}, "
+                f"not {name!r}: 'cpu' and these are taken"
+            )
+    if len(dtypes) > 1:
+        raise ValueError(f"one dtype can be asked for, not {' and '.join(dtypes)}")
+    return dtypes[0] if dtypes else None
+
+
+def _name_of(given: Any) -> str:
+    return str(getattr(given, "__name__", given)).removeprefix("torch.")
 
 
 def _refused(why: str) -> Callable[..., NoReturn]:
@@ -45,8 +77,8 @@ class Switches:
             raise TypeError(f"mode must be a bool, not {type(mode).__name__}")
         if mode:
             raise NotImplementedError(
-                "vitpool computes inference only: train timm's model in torch and load "
-                "its state_dict here; eval() and train(False) are taken"
+                "a model computes inference only: vitpool.train.Trainer trains it, and "
+                "load_state_dict takes what torch has; eval(), train(False) are taken"
             )
         return self
 
@@ -57,7 +89,9 @@ class Switches:
                 f"requires_grad must be a bool, not {type(requires_grad).__name__}"
             )
         if requires_grad:
-            raise NotImplementedError("vitpool computes no gradients")
+            raise NotImplementedError(
+                "a model keeps no gradients: vitpool.train.gradients gives them"
+            )
         return self
 
     def to(
@@ -68,39 +102,49 @@ class Switches:
         non_blocking: bool = False,
         memory_format: Any = None,
     ) -> Self:
-        """Itself, for the CPU and float32, by torch's or NumPy's name or of a tensor.
+        """Itself, for the CPU and the dtype it has, by torch's or NumPy's name or of a
+        tensor.
 
         non_blocking and memory_format mean nothing here. ValueError: another device or
-        dtype.
+        dtype; model.to(dtype) makes a model of another one.
         """
-        for given in (*args, device, dtype):
-            has_both = hasattr(given, "device") and hasattr(given, "dtype")
-            if has_both and not isinstance(given, type):  # a tensor
-                self.to(device=given.device, dtype=given.dtype)
-                continue
-            name = getattr(given, "__name__", str(given)).removeprefix("torch.")
-            if given is not None and not isinstance(given, bool) and name not in _HERE:
-                raise ValueError(
-                    f"vitpool computes on the CPU in float32, not {name!r}: 'cpu' and "
-                    "float32 are taken"
-                )
+        name = asked_for((*args, device, dtype))
+        kept = {dtype.removesuffix("_a16") for dtype in self._kept_as()} | {"float32"}
+        if name is not None and kept != {name, "float32"}:
+            raise ValueError(
+                f"the weights of a part are what its model keeps them as, not {name}: "
+                f"model.to({name!r}) makes a model whose are"
+            )
         return self
+
+    def _kept_as(self) -> set[str]:
+        """The dtypes of the parameters below."""
+        raise NotImplementedError
 
     def cpu(self) -> Self:
         """Itself: it is there."""
         return self
 
     def float(self) -> Self:
-        """Itself: it is float32."""
-        return self
+        """to('float32'): itself, where it is that."""
+        return self.to("float32")
 
     cuda = xpu = _refused("vitpool computes on the CPU alone")
-    half = bfloat16 = double = _refused(
-        "vitpool computes in float32 alone; float16, bfloat16 and float64 inputs are "
-        "converted"
+    half = _refused(
+        "a model does not change its dtype, which is float32 where nothing else was "
+        "asked for: model.to('float16') makes one of float16 weights"
+    )
+    bfloat16 = _refused(
+        "a model does not change its dtype, which is float32 where nothing else was "
+        "asked for: model.to('bfloat16') makes one of bfloat16 weights"
+    )
+    double = _refused(
+        "vitpool computes in float32 and less; float64 inputs are converted"
     )
     compile = _refused("the model is compiled C already: call it as it is")
-    zero_grad = _refused("vitpool computes no gradients")
+    zero_grad = _refused(
+        "a model keeps no gradients: vitpool.train.gradients gives them"
+    )
     apply = _refused(
         "a part's weights are assigned, as model.head.weight = array, or loaded with "
         "load_state_dict; no function is applied to modules"
@@ -109,4 +153,6 @@ class Switches:
         "there are no hooks: forward_intermediates gives the outputs of blocks and "
         "return_attn their attention"
     )
-    register_full_backward_hook = _refused("vitpool computes no gradients")
+    register_full_backward_hook = _refused(
+        "a model keeps no gradients: vitpool.train.gradients gives them"
+    )

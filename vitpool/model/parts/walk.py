@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _core
+from ...config import as_bool
 from ...text import did_you_mean
+from ..dtypes import arrays_of, is_buffer
 from ..tree import children_of, folded, tree, within
 from .switches import Switches
 
@@ -103,34 +105,74 @@ class Walk(Switches):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True
     ) -> Iterator[tuple[str, Float32]]:
-        """(path, new read-only array) of every parameter, in timm's order.
+        """(path, new read-only array) of every parameter, in timm's order; without
+        the running statistics of BatchNorms, which are buffers.
 
         prefix: a path to put before them. recurse: those of the parts below, too.
         """
         for name, now, path in self._roots():
             for rest in _below(path, now.param_shapes()):
                 found = _join(name, rest)
-                if recurse or "." not in found:
+                if (recurse or "." not in found) and not is_buffer(found):
                     yield _join(prefix, found), now.get_parameter(_join(path, rest))
 
     def parameters(self, recurse: bool = True) -> Iterator[Float32]:
         """Every parameter as a new read-only array, in timm's order."""
         return (array for _, array in self.named_parameters(recurse=recurse))
 
-    def state_dict(self, *, prefix: str = "") -> dict[str, Float32]:
-        """Every parameter by timm's key, as new float32 arrays of the caller's own.
+    def state_dict(
+        self, *, prefix: str = "", dequantize: bool = False
+    ) -> dict[str, NDArray[Any]]:
+        """Every parameter by timm's key, as new arrays of the caller's own.
 
-        prefix: goes before each key as it is, with its dot.
+        float32, but what is kept as another dtype is of that: float16, ml_dtypes'
+        bfloat16, or int8 beside NAME_scale, the float32 scale of each output, (n,).
+
+        Of ConvStem's BatchNorms it has the running statistics and not
+        num_batches_tracked, the count of their batches, which no output depends on:
+        timm's load_state_dict takes it strictly all the same.
+
+        prefix: goes before each key as it is, with its dot. dequantize: all as float32,
+        and no scales. ImportError: bfloat16 without ml_dtypes.
         """
-        state = {}
-        for name, array in self.named_parameters():
-            array.flags.writeable = True
-            state[prefix + name] = array
+        state: dict[str, NDArray[Any]] = {}
+        wide = as_bool(dequantize, "dequantize")
+        for name, now, path in self._roots():
+            dtypes = now._dtypes()
+            start = len(path) + 1 if path else 0
+            for rest in _below(path, dtypes):
+                full = _join(path, rest)
+                for key, array in arrays_of(now, full, dtypes[full], dequantize=wide):
+                    state[prefix + _join(name, key[start:])] = array
         return state
 
+    def _kept_as(self) -> set[str]:
+        """The dtypes of the parameters below."""
+        return {
+            now._dtypes()[_join(path, rest)]
+            for _, now, path in self._roots()
+            for rest in _below(path, now.param_shapes())
+        }
+
     def __repr__(self) -> str:
-        """torch's tree of modules; blocks that print alike are one line."""
-        return folded(self._modules_here())
+        """torch's tree of modules; blocks that print alike are one line. What is not
+        float32 says so."""
+        modules = self._modules_here()
+        for name, now, path in self._roots():
+            dtypes = now._dtypes()
+            for rest in _below(path, dtypes):
+                dtype = dtypes[_join(path, rest)]
+                if dtype != "float32":
+                    owner = _join(name, rest).rpartition(".")[0]
+                    kind, extra = modules[owner]
+                    modules[owner] = kind, f"{extra}, dtype={dtype}"
+        kind, extra = modules[""]
+        modules[""] = kind, extra or self._extra_repr()
+        return folded(modules)
+
+    def _extra_repr(self) -> str:
+        """What the first line says where torch's says nothing."""
+        return ""
 
 
 def _join(start: str, rest: str) -> str:

@@ -25,17 +25,24 @@ SOURCE = "from vitpool import VisionTransformer as make"
 def own_models(pattern: str = "") -> list[Entry]:
     """An entry for each architecture that matches, as in `list_models`.
 
-    Of those that are the same but for their size, the first.
+    Of those that are the same but for their size, the first. The checks are of
+    VisionTransformer's interface: architectures of other classes are left out.
 
     Raises:
-        ValueError: none matches.
+        ValueError: none matches, or only such of other classes.
     """
     found: dict[str, Entry] = {}
+    others = set()
     for name in list_models(pattern):
-        options = plan_model(name).options | SMALL
+        plan = plan_model(name)
+        if plan.family != "VisionTransformer":
+            others.add(plan.family)
+            continue
+        options = plan.options | SMALL
         given = {k: v for k, v in options.items() if DEFAULTS.get(k, ...) != v}
         entry = Entry(f"vitpool:{name}", SOURCE, (3, 32, 32), given)
         found.setdefault(repr(sorted(given.items())), entry)
     if not found:
-        raise ValueError(f"no architecture of vitpool matches {pattern!r}")
+        only = f": {', '.join(sorted(others))} are not audited" if others else ""
+        raise ValueError(f"no architecture of vitpool matches {pattern!r}{only}")
     return list(found.values())

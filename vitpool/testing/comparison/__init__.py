@@ -3,30 +3,37 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .parameters import ParameterDifference
+from .precision import Agreement, Precision
 from .result import Comparison, StageRow
 from .side import Array, Side, Stages
 
 if TYPE_CHECKING:
     from .compared import compare
+    from .quantized import Quantized, quantize
 
 __all__ = [
+    "Agreement",
     "Array",
     "Comparison",
     "ParameterDifference",
+    "Precision",
+    "Quantized",
     "Side",
     "StageRow",
     "Stages",
     "compare",
+    "quantize",
 ]
+
+_LATER = {"compare": "compared", "quantize": "quantized", "Quantized": "quantized"}
 
 
 def __getattr__(name: str) -> Any:
     # Later: it opens records, and a record is a side itself, one from this room.
-    if name != "compare":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .compared import compare
-
-    return compare
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)

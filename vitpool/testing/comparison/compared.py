@@ -13,8 +13,10 @@ from ..tolerances import default_rtol
 from .facts import different
 from .lockstep import rows_of
 from .opened import opened
+from .ours import Ours
 from .parameters import parameter_difference
-from .pictures import pictures_of
+from .pictures import Pictures, pictures_of
+from .precision import Precision, precision, two_dtypes
 from .result import Comparison, StageRow
 from .side import Pair, Side
 
@@ -55,6 +57,9 @@ def compare(
         hide faults; of names and folders none are read.
     seed: of the drawn weights and pictures.
     progress: is called with each stage's row as soon as it is there.
+
+    Of one architecture of ours in two dtypes, as `model` and `model.to('int8')`, the
+    answer's `precision` has what the second one costs and saves.
 
     A stage is no longer in memory when the next but one is computed. A side that stops
     on its way is said in the note of the row at which it did, after which none follow.
@@ -116,7 +121,18 @@ def compare(
         isolate=isolate,
         images=pictures.words,
         randomize=randomize,
+        precision=_precision(pair, pictures),
     )
+
+
+def _precision(pair: Pair, pictures: Pictures) -> Precision | None:
+    """What the candidate's dtype costs, where that alone makes the two different."""
+    ours, theirs = pair
+    if not (isinstance(ours, Ours) and isinstance(theirs, Ours)):
+        return None
+    if not two_dtypes(ours.model, theirs.model):
+        return None
+    return precision(ours.model, theirs.model, pictures.reference, pictures.names)
 
 
 def _tolerance(value: Any, what: str) -> float:

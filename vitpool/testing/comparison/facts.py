@@ -34,7 +34,8 @@ _MODEL = (
     "pool_include_prefix",
     "dynamic_img_size",
 )
-# Attributes of any part: of attention, of an MLP with a gate, of attention pools.
+# Attributes of any part: of attention, of an MLP with a gate, of attention pools, of
+# what tells places from each other.
 _PART = (
     "num_heads",
     "scale",
@@ -43,6 +44,14 @@ _PART = (
     "gate_last",
     "latent_len",
     "pool",
+    "num_kv_heads",
+    "rotate_half",
+    "temperature",
+    "grid_indexing",
+    "grid_offset",
+    "ref_feat_shape",
+    "window_size",
+    "mode",
 )
 # What forks call register tokens, and a norm's eps.
 _REGISTERS = ("reg_token", "register_tokens")
@@ -89,13 +98,15 @@ def _facts(
     model: Any, modules: Mapping[str, Any], shapes: Mapping[str, Shape], run: Run
 ) -> Facts:
     facts = {name: _plain(_get(model, name)) for name in _MODEL}
-    facts["class_token"] = "cls_token" in shapes
-    facts["reg_tokens"] = sum(shapes[n][1] for n in _REGISTERS if n in shapes)
-    embed = _get(model, "patch_embed")
+    tokens = {name.removeprefix("embeds."): shape for name, shape in shapes.items()}
+    facts["class_token"] = "cls_token" in tokens
+    facts["reg_tokens"] = sum(tokens[n][1] for n in _REGISTERS if n in tokens)
+    embed = _get(model, "patch_embed") or _get(model, "embeds")  # NaFlexVit's
     for name in ("img_size", "patch_size"):
         size = _plain(_get(embed, name))
         facts[name] = (size, size) if isinstance(size, int) else size
-    facts["in_chans"] = _plain(_get(_get(embed, "proj"), "in_channels"))
+    channels = (_get(_get(embed, "proj"), "in_channels"), _get(embed, "in_chans"))
+    facts["in_chans"] = next((n for n in map(_plain, channels) if n), None)
     blocks = _get(model, "blocks")
     facts["depth"] = len(blocks) if hasattr(blocks, "__len__") else None
     parents = {path.rpartition(".")[0] for path in modules}

@@ -17,6 +17,7 @@ Float64 = NDArray[np.float64]
 # One call a number, so that what is exact is the C library's, to the last bit or so.
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
+BATCH_NORM_EPS = 1e-5  # of ConvStem
 SUB_NORM_EPS = (
     1e-5  # of differential attention's sub_norm, whatever the model's norms have
 )
@@ -66,16 +67,21 @@ def softmax(x: Float64) -> Float64:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def attention(q: Float64, k: Float64, v: Float64) -> Float64:
-    """softmax(q k^T / sqrt(d)) v: (B, H, N, dv) of (B, H, N, d), (B, H, M, d) and
-    (B, H or fewer, M, dv), whose heads neighbours share. One (N, M) at a time.
+def attention(
+    q: Float64, k: Float64, v: Float64, bias: Float64 | None = None
+) -> Float64:
+    """softmax(q k^T / sqrt(d) + bias) v: (B, H, N, dv) of (B, H, N, d), (B, H or fewer,
+    M, d) and (B, H or fewer, M, dv), whose heads neighbours share, and bias (H, N, M).
+    One (N, M) at a time.
     """
     batch, heads, tokens, width = q.shape
-    group = heads // v.shape[1]
+    group, keys = heads // v.shape[1], heads // k.shape[1]
     out = np.empty((batch, heads, tokens, v.shape[-1]))
     for image in range(batch):
         for head in range(heads):
-            scores = q[image, head] @ k[image, head].T * width**-0.5
+            scores = q[image, head] @ k[image, head // keys].T * width**-0.5
+            if bias is not None:
+                scores = scores + bias[head]
             out[image, head] = softmax(scores) @ v[image, head // group]
     return out
 

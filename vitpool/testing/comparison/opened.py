@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...model import VisionTransformer
+from ...model import PlainViT
 from ...registry import create_model
 from .ours import Ours
 from .side import Side
@@ -24,7 +24,7 @@ _ALLOWED = (
 def opened(value: Any, what: str = "model", pretrained: bool = True) -> Side:
     """The side that a caller means.
 
-    value: a VisionTransformer of vitpool's; a live torch module; a name that
+    value: a model of vitpool's; a live torch module; a name that
     `create_model` takes ('vit_base_patch16_224', 'hf-hub:org/name', 'local-dir:path')
     or the path of a folder, with their weights; the path of a weights file with a
     config.json beside it, else of a record; a mapping of `create_model`'s arguments, as
@@ -34,7 +34,7 @@ def opened(value: Any, what: str = "model", pretrained: bool = True) -> Side:
 
     TypeError: anything else. ValueError and OSError: what cannot be opened.
     """
-    if isinstance(value, VisionTransformer):
+    if isinstance(value, PlainViT):
         return Ours(value)
     if is_module(value):
         return TorchModule(value)
@@ -59,6 +59,6 @@ def _named(text: Any, pretrained: bool) -> Side:
 
 def _made(arguments: Mapping[str, Any], what: str) -> Side:
     model = create_model(**arguments)
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, PlainViT):
         raise TypeError(f"{what}: features_only makes no model to compare")
     return Ours(model)

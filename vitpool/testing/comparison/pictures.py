@@ -27,6 +27,7 @@ class Pictures(NamedTuple):
     words: str
     rows: tuple[StageRow, ...] = ()
     facts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    names: tuple[str, ...] = ()
 
 
 def pictures_of(
@@ -65,7 +66,19 @@ def _pictures(
 def input_of(side: Side, images: Any) -> Array:
     """The pictures that a caller means for one side: (B, C, H, W) as they are, files
     by its own preprocessing. TypeError and ValueError as `pictures_of`."""
-    return _batch(images) if _is_batch(images) else side.pixels(_files(images))[0]
+    return named_input_of(side, images)[0]
+
+
+def named_input_of(side: Side, images: Any) -> tuple[Array, tuple[str, ...]]:
+    """The same, and what to call each picture: nothing where they are no files."""
+    if _is_batch(images):
+        return _batch(images), ()
+    files = _files(images)
+    return side.pixels(files)[0], _names(files)
+
+
+def _names(files: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(map(image_name, files))
 
 
 def _is_batch(images: Any) -> bool:
@@ -103,10 +116,11 @@ def _prepared(
         raise ValueError("; ".join(notes))
     if len(made) == 1:
         (x, _), [note] = made[0], notes
-        return Pictures(x, x, f"{count}, prepared alike, since {note}")
+        words = f"{count}, prepared alike, since {note}"
+        return Pictures(x, x, words, names=_names(files))
     (reference, facts), (candidate, others) = made
     rows = tuple(
         measured(image_name(file), ours, theirs, *tolerance)
         for file, ours, theirs in zip(files, reference, candidate, strict=True)
     )
-    return Pictures(reference, candidate, count, rows, (facts, others))
+    return Pictures(reference, candidate, count, rows, (facts, others), _names(files))

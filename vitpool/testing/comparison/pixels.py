@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...model import VisionTransformer
+from ...model import PlainViT
 from ...transforms import create_transform, load_image, resolve_data_config
 from .side import Array
 
@@ -23,7 +23,7 @@ def pixels_of(
 ) -> tuple[Array, dict[str, Any]]:
     """(B, channels, height, width) of files, by a model's own preprocessing, and facts.
 
-    model: a VisionTransformer, whose transform is vitpool's; or a torch module with
+    model: one of vitpool's, whose transform is vitpool's; or a torch module with
     timm's pretrained_cfg, whose transform is timm's where that is imported, and else
     vitpool's of the same configuration. input_size: channels, height and width of what
     it takes. files: pictures as `load_image` takes them. The facts are how they are
@@ -45,7 +45,7 @@ def _preprocessing(
 ) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """How pictures are prepared for a model: in words, and what does it."""
     cfg = getattr(model, "pretrained_cfg", None)
-    ours = isinstance(model, VisionTransformer)
+    ours = isinstance(model, PlainViT)
     if not ours and not (isinstance(cfg, Mapping) and cfg):
         raise TypeError(
             f"{type(model).__name__} has no pretrained_cfg: nothing says how pictures "

@@ -13,6 +13,7 @@ import numpy as np
 from . import words
 from .measure import distance, least, passes
 from .parameters import ParameterDifference
+from .precision import Agreement, Precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,8 @@ class Comparison:
     computing. rtol, atol: what was allowed, |candidate - reference| <= atol + rtol *
     max|reference| of a stage. isolate: was each stage of the candidate given the
     reference's input? images: how they came to be, in words. randomize: were both run
-    on drawn weights?
+    on drawn weights? precision: what the candidate's dtype costs, where the two are one
+    model of ours in two dtypes.
     """
 
     reference: str
@@ -138,6 +140,7 @@ class Comparison:
     isolate: bool
     images: str
     randomize: bool = False
+    precision: Precision | None = None
 
     @property
     def first(self) -> StageRow | None:
@@ -195,7 +198,7 @@ def json_values(value: Any) -> Any:
     if isinstance(value, StageRow):
         names = ("relative", "required_rtol", "required_atol", "times")
         value = vars(value) | {name: getattr(value, name) for name in names}
-    elif isinstance(value, ParameterDifference):
+    elif isinstance(value, (ParameterDifference, Precision, Agreement)):
         value = vars(value)
     if isinstance(value, Mapping):
         return {str(name): json_values(item) for name, item in value.items()}

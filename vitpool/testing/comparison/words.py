@@ -154,7 +154,7 @@ def sections(found: Comparison) -> dict[str, list[str]]:
     different = found.parameters
     total = different.count + different.alike
     none = "no difference" if total else "none to compare"  # of a record
-    return {
+    told = {
         "configuration (reference, candidate)": configuration or ["no difference"],
         "parameters": [
             f"{different.count} of {total} differ{'s' * (different.count == 1)}"
@@ -163,6 +163,9 @@ def sections(found: Comparison) -> dict[str, list[str]]:
             *map(printable, different.lines()),
         ],
     }
+    if found.precision is not None:
+        told["in two dtypes"] = [printable(x) for x in found.precision.lines()]
+    return told
 
 
 def text(found: Comparison) -> str:
