@@ -265,6 +265,31 @@ def beit3(state: Mapping[str, np.ndarray]) -> State:
     return out
 
 
+def mobileclip(state: Mapping[str, np.ndarray]) -> State:
+    out = renamed(
+        without(state, "head."),
+        (r"^patch_embed\.backbone\.(\d+)\.conv", r"patch_emb.\1.block.conv"),
+        (r"^patch_embed\.backbone\.(\d+)\.bn", r"patch_emb.\1.block.norm"),
+        ("^pos_embed$", "pos_embed.pos_embed.pos_embed"),
+        (r"^norm\.", "post_transformer_norm."),
+        (r"\.norm1\.", ".pre_norm_mha.0."),
+        (r"\.attn\.qkv\.", ".pre_norm_mha.1.qkv_proj."),
+        (r"\.attn\.proj\.", ".pre_norm_mha.1.out_proj."),
+        (r"\.norm2\.", ".pre_norm_ffn.0."),
+        (r"\.mlp\.fc1\.", ".pre_norm_ffn.1."),
+        (r"\.mlp\.fc2\.", ".pre_norm_ffn.4."),
+        (r"^blocks\.", "transformer."),
+    )
+    key = "pos_embed.pos_embed.pos_embed"
+    out[key] = out[key][None]
+    if "head.weight" in state:
+        out["classifier.proj"] = state["head.weight"].T
+    out = {f"image_encoder.model.{key}": value for key, value in out.items()}
+    out["text_encoder.projection_layer"] = np.ones((8, 8), np.float32)
+    out["logit_scale"] = np.full((), 4.6, np.float32)
+    return out
+
+
 def radio(state: Mapping[str, np.ndarray]) -> State:
     patch = state["patch_embed.proj.weight"]
     out = renamed(

@@ -26,6 +26,7 @@ from doors import (
 from models import X, refused, same, small, unchanged
 
 from vitpool import _core
+from vitpool.checkpoint.lazy import as_float32
 
 MASK = np.tril(np.ones((5, 5), bool))
 
@@ -50,6 +51,52 @@ def test_floats_come_in_by_every_door(door: Any, way: str) -> None:
             got = door.call(model, WAYS[way](given))
             np.testing.assert_array_equal(got, want)
             assert got.dtype == want.dtype
+
+
+def layouts(a: Any) -> dict[str, Any]:
+    """The numbers of `a`, 256 x 256, in other orders and places."""
+    apart = np.zeros((256, 512), a.dtype)
+    apart[:, ::2] = a
+    odd = np.frombuffer(b"." + a.tobytes(), a.dtype, offset=1).reshape(a.shape)
+    shut = a.copy()
+    shut.flags.writeable = False
+    return {
+        "as it is": a,
+        "read-only": shut,
+        "columns first": np.asfortranarray(a),
+        "gaps": apart[:, ::2],
+        "reversed": np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
+        "between two numbers": odd,
+        "big-endian": a.astype(">f2"),
+        "big-endian, columns first": np.asfortranarray(a.astype(">f2")),
+    }
+
+
+def test_every_float16_is_the_same_number_in_float32_however_it_lies() -> None:
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    bits = halves.view(np.uint16)
+    nan = np.isnan(halves)
+    for layout, given in layouts(halves).items():
+        before = given.tobytes()
+        for cast in (lambda a: _core.as_float32(a, "x"), as_float32):
+            got = cast(given)
+            assert got.dtype == np.float32, layout
+            assert got.flags.c_contiguous, layout
+            np.testing.assert_array_equal(got, halves.astype(np.float64), layout)
+            # zeros have signs, and what a NaN says stays, too
+            assert (np.signbit(got) == np.signbit(halves)).all(), layout
+            kept = got.view(np.uint32) >> 13 & 0x3FF
+            assert (kept[nan] == (bits[nan] & 0x3FF | 0x200)).all(), layout
+        assert given.tobytes() == before, layout
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 5, 7)])
+def test_float16_of_any_shape_keeps_it(shape: tuple[int, ...]) -> None:
+    given = np.full(shape, -1.5, np.float16)
+    for got in (_core.as_float32(given, "x"), as_float32(given)):
+        assert got.shape == shape
+        assert (got == -1.5).all()
+        assert got.dtype == np.float32
 
 
 @every_door

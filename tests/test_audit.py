@@ -230,6 +230,8 @@ def test_vitpools_architectures_are_entries_without_twins() -> None:
         assert model(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
     with pytest.raises(ValueError, match="no architecture"):
         own_models("resnet*")
+    with pytest.raises(ValueError, match="Beit are not audited"):
+        own_models("beit_*")
 
 
 # ------------------------------------------------------------------------- the engine

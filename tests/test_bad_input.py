@@ -231,7 +231,7 @@ def test_options_of_a_wrong_type(name: str, value: Any) -> None:
         vitpool.VisionTransformer(**BASE | {name: value})
 
 
-@pytest.mark.parametrize("name", ["global_pol", "nope", "device"])
+@pytest.mark.parametrize("name", ["global_pol", "nope", "devices"])
 def test_an_unknown_option(name: str) -> None:
     with refused(TypeError, name):
         vitpool.VisionTransformer(**BASE | {name: 1})

@@ -38,6 +38,7 @@ DINO = TINY | {"init_values": 1e-5, "num_classes": 0}
 REG = DINO | {"reg_tokens": 4, "no_embed_class": True}
 MAP = TINY | {"class_token": False, "global_pool": "map"}
 SWIGLU = TINY | {"mlp_layer": "SwiGLU", "class_token": False, "norm_layer": "rmsnorm"}
+STEM = TINY | {"embed_layer": "ConvStem", "no_embed_class": True}
 BEIT = TINY | {"scale_attn_norm": True, "scale_mlp_norm": True}
 
 LAYOUTS: dict[str, tuple[Mapping[str, Any], Callable[[Any], dict[str, Any]], str]] = {
@@ -75,6 +76,8 @@ LAYOUTS: dict[str, tuple[Mapping[str, Any], Callable[[Any], dict[str, Any]], str
         published.aimv2,
         ".safetensors",
     ),
+    "mobileclip": (STEM, published.mobileclip, ".safetensors"),
+    "openclip trunk of a stem": (STEM, published.openclip_trunk, ".safetensors"),
     "beit3": (BEIT, published.beit3, ".safetensors"),
     "transformers vit": (TINY, published.transformers_vit, ".safetensors"),
     "siglip": (MAP | {"num_classes": 0}, published.siglip, ".safetensors"),
@@ -195,7 +198,7 @@ def test_published_layout_is_read_back(name: str, tmp_path: Path) -> None:
     got = convert_state_dict(open_state_dict(path), Spec.from_options(options))
     if name == "clip":
         state["head.bias"] = np.zeros_like(state["head.bias"])
-    if name == "openclip trunk":
+    if name == "mobileclip" or name.startswith("openclip trunk"):
         state["head.bias"] = np.zeros_like(state["head.bias"])
     assert set(got) == set(state)
     for key, value in state.items():

@@ -35,7 +35,9 @@ from vitpool.checkpoint import (
     load_checkpoint,
     open_state_dict,
 )
-from vitpool.checkpoint.fit import Fit, form_of, known_forms
+from vitpool.checkpoint.fit import Fit
+from vitpool.checkpoint.forms import form_of, known_forms
+from vitpool.checkpoint.lazy import LazyTensor
 from vitpool.registry.create import plan_model
 from vitpool.resample import resample_abs_pos_embed
 
@@ -155,7 +157,7 @@ def test_what_a_layout_leaves_out_has_a_name(
             VIT(weights_of(TINY))
             | {"vit.encoder.layer.0.lambda_1": np.ones(32, np.float32)},
             TINY,
-            "No VisionTransformer of timm's has 'blocks.0.lambda_1'",
+            "looks like a checkpoint of transformers_beit, which is for Beit",
         ),
         (
             {"backbone." + k: v for k, v in weights_of(TINY).items()}
@@ -525,7 +527,21 @@ def test_config_says_nothing_of_other_layouts(tmp_path: Path) -> None:
 
 
 def test_every_key_of_a_registered_model_is_a_known_form() -> None:
-    """Else a file of timm's would be told to be of no VisionTransformer."""
+    """Else a file of timm's would be told to be of no such class."""
     for name in vitpool.list_models():
-        forms = set(map(form_of, shapes_of(plan_model(name).options)))
-        assert forms <= known_forms(), name
+        plan = plan_model(name)
+        shapes = Spec.from_options(plan.options, family=plan.family).shapes
+        assert set(map(form_of, shapes)) <= known_forms(plan.family), name
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "visual.trunk."])
+def test_own_keys_of_every_registered_model_are_no_other_layouts(prefix: str) -> None:
+    for name in vitpool.list_models():
+        plan = plan_model(name)
+        spec = Spec.from_options(plan.options, plan.cfg, plan.arch, family=plan.family)
+        file = {
+            f"{prefix}{key}": LazyTensor(shape, partial(np.zeros, shape))
+            for key, shape in spec.shapes.items()
+        }
+        got = convert_state_dict(file, spec)
+        assert got.shapes() == dict(spec.shapes), name

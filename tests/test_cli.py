@@ -234,7 +234,7 @@ def test_what_begins_with_a_dash_and_is_no_option(
         (["--crop-pct", "0"], "--crop-pct: 0.0, allowed is above 0"),
         (["--img-size", "2"], "--img-size (2, 2) must be"),
         (["--gp", "mapp"], "--global-pool must be one of"),
-        (["--dtype", "float33"], "--dtype must be 'float32', not 'float33'"),
+        (["--dtype", "float33"], "--dtype must be one of 'float32', 'bfloat16'"),
         (["--interpolation", "cubic"], "--interpolation: 'cubic'"),
         (["--model-kwargs", "img_size=2"], "img_size (2, 2) must be"),
     ],

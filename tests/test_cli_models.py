@@ -12,6 +12,7 @@ import pytest
 from test_cli import DEFAULT, DIGITS, EMBED, SAMPLES, run
 
 import vitpool
+from vitpool.cli.list import MODULES
 
 
 def commands(tmp_path: Path) -> dict[str, list[object]]:
@@ -116,3 +117,43 @@ def test_its_columns_stand_under_each_other(capsys) -> None:
     code, out, err = run(capsys, "list", "-l", "nothing*")
     assert (code, out) == (1, "")
     assert "no model matches" in err
+
+
+def test_a_module_is_timms(capsys) -> None:
+    assert list(MODULES) == vitpool.list_modules()
+    for module in MODULES:
+        code, out, _ = run(capsys, "list", "--module", module)
+        assert (code, out.split()) == (0, vitpool.list_models(module=module))
+    code, out, _ = run(capsys, "list", "--module", "eva", "*dinov3*")
+    assert (code, out.split()) == (0, vitpool.list_models("*dinov3*", "eva"))
+    assert "vit_base_patch16_dinov3" in out
+    code, out, err = run(capsys, "list", "--module", "deit", "*dinov3*")
+    assert (code, out) == (1, "")
+    assert "no model matches '*dinov3*' in timm's module 'deit'" in err
+
+
+def test_another_module_is_refused_with_those_that_are_here(capsys) -> None:
+    code, _, err = run(capsys, "list", "--module", "resnet")
+    assert code == 2
+    assert "'resnet'" in err
+    assert "eva, naflexvit" in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_distilled_patch16_224",
+        "vit_small_patch16_dinov3",
+        "beit_base_patch16_224",
+        "vit_relpos_small_patch16_224",
+        "naflexvit_base_patch16_gap",
+        "vit_base_mci_224",
+    ],
+)
+def test_the_long_list_and_info_know_every_class(capsys, name) -> None:
+    [row] = json.loads(run(capsys, "list", "-l", "--json", name)[1])
+    about = json.loads(run(capsys, "info", "--json", "--model", name)[1])
+    assert about["parameters"] == row["parameters"] > 1e6
+    assert about["architecture"] == name
+    assert about["global_pool"] == row["global_pool"]
+    assert about["num_classes"] == row["num_classes"]

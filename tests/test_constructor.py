@@ -12,10 +12,9 @@ import pytest
 from models import BASE
 
 import vitpool
-from vitpool.config import DEFAULTS, names, options
-from vitpool.model.constructor import Constructed
+from vitpool.config import DEFAULTS, family, names, options, vit
 
-OWN = {"dtype": "float32", "seed": None, "weights": None}
+OWN = {"device": None, "dtype": None, "seed": None, "weights": None}
 
 
 def parameters() -> dict[str, inspect.Parameter]:
@@ -45,20 +44,20 @@ def test_options_can_be_given_by_position_and_our_own_cannot() -> None:
 
 
 def test_every_option_has_a_type() -> None:
-    hints = get_type_hints(inspect.unwrap(Constructed.__init__))
+    hints = get_type_hints(inspect.unwrap(vitpool.VisionTransformer.__init__))
     assert set(hints) == {*DEFAULTS, *OWN, "return"}
     assert Any not in hints.values()
 
 
 def test_create_model_has_the_types_of_the_constructor() -> None:
-    hints = get_type_hints(inspect.unwrap(Constructed.__init__))
+    hints = get_type_hints(inspect.unwrap(vitpool.VisionTransformer.__init__))
     keywords = get_type_hints(names.ModelOptions)
     assert set(keywords) == set(DEFAULTS) - {"num_classes", "global_pool"}
     assert keywords == {name: hints[name] | None for name in keywords}
 
 
 def test_the_docstring_says_what_every_option_means() -> None:
-    doc = inspect.getdoc(Constructed.__init__) or ""
+    doc = inspect.getdoc(vitpool.VisionTransformer.__init__) or ""
     told = re.findall(r"^((?:[a-z_]+, *)*[a-z_]+(?:,\n\s+[a-z_]+)?): ", doc, re.M)
     assert [name for row in told for name in re.findall("[a-z_]+", row)] == [
         *DEFAULTS,
@@ -71,11 +70,11 @@ def test_the_docstring_says_what_every_option_means() -> None:
 @pytest.mark.parametrize(
     ("option", "kind", "known"),
     [
-        ("act_layer", names.ActLayer, options._ACTS),
-        ("mlp_layer", names.MlpLayer, options._MLPS),
-        ("attn_layer", names.AttnLayer, options._ATTNS),
-        ("block_fn", names.BlockFn, options._BLOCKS),
-        ("norm_layer", names.NormName, options._NORMS),
+        ("act_layer", names.ActLayer, family._ACTS),
+        ("mlp_layer", names.MlpLayer, family._MLPS),
+        ("attn_layer", names.AttnLayer, vit._ATTNS),
+        ("block_fn", names.BlockFn, vit.BLOCKS_BY_NAME),
+        ("norm_layer", names.NormName, family._NORMS),
     ],
 )
 def test_a_type_has_the_names_that_the_option_takes(
@@ -119,4 +118,4 @@ def test_an_option_is_given_once_and_none_is_left_over() -> None:
     with pytest.raises(TypeError, match="img_size"):
         vitpool.VisionTransformer(32, img_size=32)  # type: ignore[misc]
     with pytest.raises(TypeError, match="positional arguments"):
-        vitpool.VisionTransformer(*[1] * 40)  # type: ignore[arg-type, misc]
+        vitpool.VisionTransformer(*[1] * 60)  # type: ignore[arg-type, misc]

@@ -26,7 +26,7 @@ from PIL import Image
 
 import vitpool
 from vitpool import embed
-from vitpool.embed.parts import locked
+from vitpool.files import locked
 from vitpool.transforms import ImageError, create_transform, resolve_data_config
 
 OPTIONS = {"part_size": 16, "batch_size": 5, "num_workers": 2}

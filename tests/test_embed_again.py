@@ -29,7 +29,7 @@ from PIL import Image
 
 import vitpool
 from vitpool import embed
-from vitpool.embed.parts import locked
+from vitpool.files import locked
 from vitpool.transforms import ImageError, create_transform
 
 OPTIONS: dict[str, Any] = {"part_size": 3, "batch_size": 2, "num_workers": 2}

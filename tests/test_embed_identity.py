@@ -33,7 +33,7 @@ OTHER: dict[str, Any] = {
     "drop_rate": 0.5, "pos_drop_rate": 0.5, "patch_drop_rate": 0.5,
     "proj_drop_rate": 0.5, "attn_drop_rate": 0.5, "drop_path_rate": 0.5,
     "weight_init": "jax", "fix_init": True, "embed_norm_layer": "layernorm",
-    "norm_layer": ("layernorm", 1e-2), "act_layer": "relu",
+    "embed_layer": "ConvStem", "norm_layer": ("layernorm", 1e-2), "act_layer": "relu",
     "block_fn": "ParallelScalingBlock", "mlp_layer": "SwiGLU", "attn_layer": "diff",
 }  # fmt: skip
 NO_VECTOR = {
@@ -66,7 +66,11 @@ def plain() -> Any:
 
 @pytest.mark.parametrize("option", DEFAULTS)
 def test_an_option_is_compared_if_a_vector_depends_on_it(plain, option) -> None:
-    other = small(**BASE | {option: OTHER[option]})
+    base = BASE
+    if option == "embed_layer":  # ConvStem has a patch of its own
+        base = BASE | {"patch_size": 16}
+        plain = small(**base)
+    other = small(**base | {option: OTHER[option]})
     told, expected = vectors(other), vectors(plain)
     differ = told.shape != expected.shape or not np.allclose(told, expected, atol=1e-5)
     assert differ == (option not in NO_VECTOR)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from concepts import CONCEPTS, small_of
 from configurations import configuration, input_size
 from dice import Dice, examples
 from golden import recipe
@@ -66,6 +67,29 @@ def test_it_is_timms_float64(name: str) -> None:
         finite = np.isfinite(want)
         largest = np.abs(want[finite]).max(initial=0)
         np.testing.assert_allclose(got, want, STORED, ROUNDING * largest, err_msg=path)
+
+
+@pytest.mark.parametrize("name", [n for n in CONCEPTS if "naflex" not in n])
+def test_every_class_can_be_had_in_float64(name: str) -> None:
+    model, x = small_of(name), recipe.picture((2, 3, 32, 48))
+    for images in [x, recipe.picture((1, 3, 64, 32))][: 1 + model.dynamic_img_size]:
+        rounded, exact = Ours(model).stages(images), ExactVit(model).stages(images)
+        given, last = None, images
+        for stage, got in rounded:
+            same, want = exact.send(given)
+            assert same == stage
+            largest = np.abs(want).max()
+            np.testing.assert_allclose(got, want, FLOAT32, FLOAT32 * largest)
+            given = last = got
+        with pytest.raises(StopIteration):
+            exact.send(given)
+        np.testing.assert_allclose(last, model(images), FLOAT32, FLOAT32)
+
+
+def test_what_cannot_be_had_in_float64_says_so() -> None:
+    model = vitpool.NaFlexVit(depth=1, embed_dim=32, num_heads=2, patch_size=8, seed=0)
+    with pytest.raises(TypeError, match="NaFlexVit cannot be had in float64"):
+        ExactVit(model)
 
 
 @pytest.mark.parametrize("example", examples(60))

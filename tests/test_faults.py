@@ -34,6 +34,7 @@ def test_a_fault_can_be_planted_and_its_tests_are_there(name: str) -> None:
     fault = FAULTS[name]
     text = (ROOT / fault.file).read_text()
     assert fault.planted(text) != text
+    assert f"X({fault.needs}," in (ROOT / "csrc" / "base" / "targets.h").read_text()
     for test in fault.red:
         path, _, node = mutate.parts(test)[1].partition("::")
         source = (ROOT / path).read_text()

@@ -7,6 +7,7 @@ Imports inside functions and for type checkers count.
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = (
     {"_core", "text", "files"},
-    {"config", "resample", "labels"},
+    {"config", "resample", "resample_rel_pos", "labels"},
     {"transforms"},
     {"model"},
     {"checkpoint"},
     {"registry"},
-    {"embed", "plot", "testing"},
+    {"embed", "plot", "sklearn", "testing", "train"},
     {"cli"},
     {"__main__"},
 )
@@ -30,7 +31,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {"__init__", "data", "hub", "live_timm", "models", "ray"}
 KNOWN = {*FLOOR, *DOORS}
 # Whose save_pretrained is the package's function of that name.
-METHODS = ROOT / "vitpool" / "model" / "vit.py"
+METHODS = ROOT / "vitpool" / "model" / "base.py"
 FILES = sorted((ROOT / "vitpool").rglob("*.py"))
 MOST_LINES = 600
 SOURCES = {".py", ".pyi", ".c", ".h", ".sh"}
@@ -95,3 +96,25 @@ def test_no_file_is_long() -> None:
     long = {str(p.relative_to(ROOT)): n for p, n in lines.items() if n > MOST_LINES}
     assert files
     assert not long
+
+
+OTHERS = [
+    p
+    for f in ("tests", "tools", "benchmarks", "docs")
+    for p in (ROOT / f).rglob("*.py")
+]
+
+
+@pytest.mark.parametrize("path", sorted(OTHERS), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_others_import_is_there(path: Path) -> None:
+    """For the suites, too, that `make test` does not run, as tests/ray."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.module.partition(".")[0] != "vitpool":
+            continue
+        there = importlib.import_module(node.module)
+        for alias in node.names:
+            submodule = f"{node.module}.{alias.name}"
+            found = hasattr(there, alias.name) or importlib.util.find_spec(submodule)
+            assert found, f"{node.module} has no {alias.name}"

@@ -193,3 +193,63 @@ def test_initialisation_of_the_other_blocks_is_timms() -> None:
     state = copies(vitpool.VisionTransformer(**WIDE | {"depth": 8}, attn_layer="diff"))
     lambdas = [v.ravel() for k, v in state.items() if ".lambda_" in k]
     assert_normal(np.concatenate(lambdas), 0.1)
+
+
+def test_initialisation_of_eva_is_timms() -> None:
+    """Every Linear, gates too, is a normal of 0.02, smaller by depth at a branch's end;
+    the head's numbers are a thousandth of that."""
+    options = WIDE | {"depth": 3, "seed": 5}
+    split = {"qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True}
+    packed = {"swiglu_mlp": True, "init_values": 0.1, "num_reg_tokens": 20}
+    for others in (split, packed):
+        state = copies(vitpool.Eva(**options, **others))
+        assert_normal(state["pos_embed"], 0.02)
+        for key, value in state.items():
+            words = key.split(".")
+            part = words[-2] if len(words) > 1 else ""
+            if part.endswith("norm") or part in ("norm1", "norm2"):
+                assert (value == (words[-1] == "weight")).all(), key
+            elif words[0] == "patch_embed":
+                assert_uniform(value, conv_bound(state))
+            elif "gamma" in key:
+                assert (value == np.float32(0.1)).all(), key
+            elif value.ndim == 1:
+                assert not value.any(), key
+            elif value.ndim == 2:
+                std = 2e-5 if part == "head" else 0.02
+                if key.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+                    std /= (2.0 * (int(words[1]) + 1)) ** 0.5
+                assert_normal(value, std)
+    assert_normal(state["reg_token"], 0.02)
+    whole = copies(vitpool.Eva(**options, head_init_scale=0.0))
+    assert_normal(whole["head.weight"], 0.02)
+
+
+def test_fresh_frequencies_are_turned_head_by_head() -> None:
+    """timm's init_random_2d_freqs: two sets of D/4 frequencies, at right angles."""
+    model = vitpool.Eva(
+        **WIDE | {"num_heads": 24, "depth": 6},
+        use_rot_pos_emb=True,
+        rope_type="mixed",
+        rope_temperature=10.0,
+    )
+    freqs = model.state_dict()["rope.freqs"]  # (2, depth, heads, D / 2)
+    size = 10.0 ** -(np.arange(2) / 2)
+    np.testing.assert_allclose(np.hypot(*freqs), np.tile(size, (6, 24, 2)), rtol=1e-6)
+    first = np.arctan2(freqs[1], freqs[0]) % (2 * np.pi)
+    np.testing.assert_allclose(first[..., 0], first[..., 1], atol=1e-5)
+    np.testing.assert_allclose(
+        (first[..., 2:] - first[..., :2]) % (2 * np.pi), np.pi / 2, atol=1e-5
+    )
+    angles = np.sort(first[..., 0].ravel())
+    assert len(set(angles)) == 144
+    # Uniform: Kolmogorov's distance, which 1 of 10,000 draws exceeds.
+    even = (np.arange(144) + 0.5) / 144
+    assert np.abs(angles / (2 * np.pi) - even).max() < 2.2 / 12
+
+
+def test_a_new_head_of_eva_is_as_the_constructors() -> None:
+    model = vitpool.Eva(**WIDE, num_reg_tokens=1)
+    model.reset_classifier(50)
+    assert_normal(model.state_dict()["head.weight"], 2e-5)
+    assert not model.state_dict()["head.bias"].any()

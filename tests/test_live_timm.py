@@ -49,6 +49,7 @@ class Tensor:
     """What from_timm asks of a torch.Tensor."""
 
     is_meta = False
+    dtype = "torch.float32"
 
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.shape = array, array.shape

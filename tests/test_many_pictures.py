@@ -493,7 +493,7 @@ def test_a_bar_is_shown_when_asked_for(model, method, capsys) -> None:
 
 def test_answers_show_what_they_are(model) -> None:
     one = Classification("a.png", model.classify(SAMPLES[3], 2).classes)
-    assert repr(one) == "Classification(a.png: 3 94.2%, 1 1.2%)"
+    assert repr(one) == "Classification(a.png: 3 89.5%, 1 2.3%)"
     assert (
         repr(Classification("b.png", (), "broken")) == "Classification(b.png: broken)"
     )

@@ -118,4 +118,4 @@ def test_a_pickle_holds_every_argument_and_its_version() -> None:
     assert untrained == list(weights)
     assert rebuild(cls, config, weights, cfg, version, untrained).config
     with pytest.raises(ValueError, match="written by a later vitpool"):
-        rebuild(cls, config, weights, cfg, version + 1, untrained)
+        rebuild(cls, config, weights, cfg, 5, untrained)

@@ -13,6 +13,7 @@ from models import BASE, X, refused, same, small
 
 import vitpool
 from vitpool import _core
+from vitpool.config.family import CLASS_OPTIONS
 
 NAN = float("nan")
 FEATURES, PRE_LOGITS, LOGITS = 1, 2, 3
@@ -228,10 +229,16 @@ def test_options_that_are_none_are_refused(name: str) -> None:
 
 
 def test_an_option_that_is_missing_is_named() -> None:
-    for key in OPTIONS:
+    for key in OPTIONS.keys() - CLASS_OPTIONS.keys():
         rest = {k: v for k, v in OPTIONS.items() if k != key}
         with refused(TypeError, key):
             _core.VisionTransformer(rest)
+
+
+def test_what_only_other_classes_have_may_be_missing() -> None:
+    rest = {k: v for k, v in OPTIONS.items() if k not in CLASS_OPTIONS}
+    assert _core.VisionTransformer(rest)._options() == OPTIONS
+    assert {k: OPTIONS[k] for k in CLASS_OPTIONS} == CLASS_OPTIONS
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from vitpool import checkpoint, registry
+from vitpool.config import FAMILIES, resolve
 from vitpool.registry import folder as folders
 from vitpool.registry.create import plan_model
 from vitpool.registry.table import table
@@ -29,6 +30,11 @@ class Model:
         self.options = options
         self.pretrained_cfg: dict[str, Any] = {}
         self.default_cfg: dict[str, Any] = {}
+
+
+def kind_of(name: str) -> type[Model]:
+    """A stand-in for the class of this name."""
+    return type(name, (Model,), {})
 
 
 class Loads:
@@ -52,7 +58,7 @@ class Loads:
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     loads = Loads()
     stand_in: Any = types.ModuleType("vitpool.model")
-    stand_in.VisionTransformer = Model
+    stand_in.CLASSES = {name: kind_of(name) for name in FAMILIES}
     monkeypatch.setitem(sys.modules, "vitpool.model", stand_in)
     for name in ("build_with_checkpoint", "load_checkpoint"):
         monkeypatch.setattr(checkpoint, name, getattr(loads, name), raising=False)
@@ -84,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_name_is_listed_once_in_natural_order() -> None:
     names = registry.list_models()
-    assert len(names) == len(set(names)) == 164
+    assert len(names) == len(set(names)) == 281
     assert names == sorted(names, key=natural_key)
     order = registry.list_models("vit_base_patch*_224")
     assert order.index("vit_base_patch8_224") < order.index("vit_base_patch16_224")
@@ -97,7 +103,7 @@ def test_listed_names_resolve() -> None:
         assert registry.is_model(name)
         cfg = registry.get_pretrained_cfg(name)
         assert cfg["architecture"] == name.split(".")[0]
-        assert plan_model(name).options["depth"] > 0
+        assert plan_model(name).options["in_chans"] == 3
 
 
 def test_default_tag_is_the_first() -> None:
@@ -129,7 +135,7 @@ def test_filter_with_a_tag_matches_tags_only() -> None:
 
 
 def test_filters_are_joined_and_excludes_win() -> None:
-    both = registry.list_models(["vit_tiny*", "test_vit"], exclude_filters="*384")
+    both = registry.list_models(["vit_tiny*4", "test_vit"], exclude_filters="*384")
     assert both == ["test_vit", "vit_tiny_patch16_224"]
 
 
@@ -179,16 +185,61 @@ def test_a_filter_that_no_name_is_finds_what_has_it_within() -> None:
     assert without == registry.list_models("vit_base*", exclude_filters="*clip*")
 
 
+# Names of each of timm's modules; vit_digits is one of the first.
+MODULES = {
+    "vision_transformer": 163 + 1,
+    "eva": 65,
+    "deit": 16,
+    "beit": 7,
+    "vision_transformer_relpos": 14,
+    "naflexvit": 14,
+    "vision_transformer_hybrid": 1,
+}
+
+
 def test_modules_are_timms() -> None:
-    assert registry.list_modules() == ["vision_transformer"]
-    assert registry.list_models(module="vision_transformer") == registry.list_models()
-    assert registry.list_models("vit_tiny*", ["resnet", "vision_transformer"]) == (
-        registry.list_models("vit_tiny*")
+    assert registry.list_modules() == sorted(MODULES)
+    for module, count in MODULES.items():
+        names = registry.list_models(module=module)
+        assert len(names) == count
+        assert all(registry.is_model_in_modules(name, module) for name in names)
+    assert registry.list_models(module="vision_transformer_hybrid") == [
+        "vit_base_mci_224"
+    ]
+    both = registry.list_models("*patch16_224", ["beit", "resnet", "deit"])
+    assert both == registry.list_models(
+        ["beit*h16_224", "deit*h16_224"], ["beit", "deit"]
     )
+    assert "deit_tiny_distilled_patch16_224" in both
+    assert "vit_base_patch16_224" not in both
     assert registry.list_models(module="resnet") == []
+    assert registry.list_models(module="vision_*") == []
+
+
+def test_a_name_is_in_its_module_alone() -> None:
     assert registry.is_model_in_modules("test_vit.r160_in1k", {"vision_transformer"})
+    assert registry.is_model_in_modules("vit_base_patch16_dinov3", ["beit", "eva"])
+    assert not registry.is_model_in_modules("vit_base_patch16_dinov3", "deit")
     assert not registry.is_model_in_modules("test_vit", "resnet")
     assert not registry.is_model_in_modules("resnet50", "vision_transformer")
+    assert registry.is_model_in_modules("deit3_small_patch16_224_in21ft1k", "deit")
+
+
+def test_hub_ids_are_those_of_the_weights() -> None:
+    ids = {
+        name: registry.get_pretrained_cfg(name)["hf_hub_id"]
+        for name in ("vit_small_patch16_lingbot", "vit_base_mci_224.apple_mclip",
+                     "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
+                     "deit_tiny_patch16_224")
+    }  # fmt: skip
+    assert ids == {
+        "vit_small_patch16_lingbot": "belfner/vit_small_patch16_lingbot.robbyant",
+        "vit_base_mci_224.apple_mclip": "apple/mobileclip_b_timm",
+        "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k": (
+            "timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k"
+        ),
+        "deit_tiny_patch16_224": "timm/deit_tiny_patch16_224.fb_in1k",
+    }
 
 
 def test_unknown_name_comes_with_near_matches() -> None:
@@ -288,7 +339,8 @@ def test_dtype_and_seed_reach_the_model(loads: Loads) -> None:
     assert (options["dtype"], options["seed"]) == ("bfloat16", 3)
     built("test_vit", checkpoint_path="w.safetensors", dtype="bfloat16", seed=3)
     how = {"variant": "test_vit", "dtype": "bfloat16", "seed": 3}
-    assert loads.built[0][3] == how | {"stored_pool": ""}
+    rest = {"dtypes": None, "stored_pool": "", "family": "VisionTransformer"}
+    assert loads.built[0][3] == how | rest
 
 
 def test_registered_weights_come_with_the_pool_they_were_trained_with(
@@ -300,6 +352,42 @@ def test_registered_weights_come_with_the_pool_they_were_trained_with(
         built(name, pretrained=True, global_pool="avg", pretrained_cfg_overlay=overlay)
     pools = [how["stored_pool"] for *_, how in loads.built]
     assert pools == ["map", "token"]
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "pool"),
+    [
+        ("vit_base_patch16_dinov3", "Eva", "avg"),
+        ("eva02_base_patch16_clip_224", "Eva", "token"),
+        ("beit_base_patch16_224", "Beit", "avg"),
+        ("vit_relpos_base_patch16_cls_224", "VisionTransformerRelPos", "token"),
+        ("deit_tiny_distilled_patch16_224", "VisionTransformerDistilled", "token"),
+        ("deit3_small_patch16_224", "VisionTransformer", "token"),
+        ("naflexvit_base_patch16_siglip", "NaFlexVit", "map"),
+    ],
+)
+def test_a_model_is_of_its_names_class(
+    name: str, family: str, pool: str, loads: Loads
+) -> None:
+    assert type(registry.create_model(name)).__name__ == family
+    overlay = {"file": "w.safetensors"}
+    built(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    rest = loads.built[0][3]
+    # The pool is timm's default of that class where the name says nothing.
+    assert (rest["family"], rest["stored_pool"]) == (family, pool)
+    assert plan_model(name).family == family
+    assert type(registry.model_entrypoint(name)()).__name__ == family
+
+
+def test_every_name_has_options_that_its_class_takes() -> None:
+    for name in registry.list_models():
+        plan = plan_model(name)
+        options = resolve(plan.options, plan.family)
+        assert options["family"] == plan.family
+        assert (options["num_classes"], options["in_chans"]) == (
+            plan.options["num_classes"],
+            plan.options["in_chans"],
+        )
 
 
 def test_model_carries_its_configuration() -> None:
@@ -332,9 +420,7 @@ def test_unknown_configuration_keys_are_named() -> None:
             registry.create_model("test_vit", **{key: 3})
 
 
-@pytest.mark.parametrize(
-    "option", ["use_naflex", "pruned", "embed_layer", "pretrained_tag"]
-)
+@pytest.mark.parametrize("option", ["pruned", "pretrained_tag"])
 def test_options_that_only_timm_has_are_refused_by_name(option: str) -> None:
     with pytest.raises(ValueError, match=f"does not take {option}: "):
         registry.create_model("test_vit", **{option: True})
@@ -418,6 +504,26 @@ def test_model_without_weights_says_which_tags_have_some() -> None:
     assert not registry.is_model_pretrained("vit_base_patch32_plus_256")
     with pytest.raises(ValueError, match="registered: none"):
         registry.create_model("vit_base_patch32_plus_256", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("vit_relpos_base_patch16_cls_224.untrained", "none"),
+        ("test_vit_relpos", "none"),
+        ("naflexvit_base_patch16_map", "none"),
+        (
+            "eva02_enormous_patch14_clip_224.pretrain",
+            r"eva02_enormous_patch14_clip_224\.laion2b, .*\.laion2b_plus;",
+        ),
+    ],
+)
+def test_a_tag_without_weights_says_so_by_its_name(name: str, others: str) -> None:
+    assert not registry.is_model_pretrained(name)
+    assert name not in registry.list_pretrained()
+    with pytest.raises(ValueError, match=rf"for {name}; registered: {others}"):
+        registry.create_model(name, True)
+    registry.create_model(name)
 
 
 def test_weights_that_are_not_on_the_hub_are_named_by_address() -> None:

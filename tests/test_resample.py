@@ -9,7 +9,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vitpool.resample import axis_weights, resample_abs_pos_embed, resample_patch_embed
+from vitpool.resample import (
+    axis_weights,
+    pos_embed_gradient,
+    resample_abs_pos_embed,
+    resample_patch_embed,
+)
 
 MODES = [(i, a) for i in ("bicubic", "bilinear") for a in (True, False)]
 SIZES = [(4, 7), (7, 4), (37, 16), (16, 37), (14, 1), (1, 5), (9, 9)]
@@ -124,6 +129,20 @@ def test_a_tall_grid_is_resampled_to_a_wide_one_of_the_same_size() -> None:
     out = resample_abs_pos_embed(pos, (6, 4), (4, 6), num_prefix_tokens=0)
     assert out.shape == pos.shape
     assert not np.allclose(out, pos)
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("new", [(3, 7), (9, 2), (5, 4)])
+def test_the_gradient_of_resampling_is_its_adjoint(
+    prefix: int, new: tuple[int, int]
+) -> None:
+    old, draw = (4, 6), np.random.default_rng(0)
+    pos = draw.standard_normal((1, prefix + 24, 5)).astype(np.float32)
+    gradient = draw.standard_normal((1, prefix + new[0] * new[1], 5))
+    there = resample_abs_pos_embed(pos, new, old, prefix)
+    back = pos_embed_gradient(gradient.astype(np.float32), new, old, prefix)
+    assert back.shape == pos.shape
+    np.testing.assert_allclose((there * gradient).sum(), (pos * back).sum(), rtol=1e-4)
 
 
 def test_positions_that_fill_no_grid_are_refused() -> None:

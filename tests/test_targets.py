@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import vitpool
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def listed(header: str, line: str) -> list[tuple[str, ...]]:
@@ -29,14 +31,16 @@ TARGETS = {
     )
 }
 UKRS = dict(listed("ukernels/ukr.h", r"\bX\((vp_gemm_\w+), (x86|any)\)"))
-DTYPES = [name for (name,) in listed("base/dtype.h", r"\bX\((\w+), sizeof")]
+WEIGHTS = [name for (name,) in listed("base/dtype.h", r"\bX\((\w+), \d, ")]
+ROWS = [name for (name,) in listed("base/dtype.h", r"\bX\((\w+), \d\)")]
 
 
 def test_lists_are_read() -> None:
     assert next(iter(TARGETS)) == "baseline"
     assert TARGETS["baseline"] == ("any", "baseline")
     assert len(UKRS) >= 4
-    assert "f32" in DTYPES
+    assert WEIGHTS == ["f32", "bf16", "f16", "s8", "s8a16"]
+    assert ROWS == ["f32", "bf16", "u8", "s16"]
     assert all(vectors in TARGETS for _, vectors in TARGETS.values())
 
 
@@ -45,10 +49,27 @@ def test_supported_targets_are_listed_ones_in_order() -> None:
     assert known == [name for name in TARGETS if name in known]
 
 
+@pytest.mark.parametrize(
+    ("target", "flag"),
+    [
+        ("avxvnni", "avx_vnni"),
+        ("avx512vnni", "avx512_vnni"),
+        ("avx512bf16", "avx512_bf16"),
+    ],
+)
+@pytest.mark.skipif(not CPUINFO.exists(), reason="Linux tells what the CPU has")
+def test_a_target_is_supported_where_linux_lists_its_feature(
+    target: str, flag: str
+) -> None:
+    flags = re.findall(r"^flags\s*:(.*)$", CPUINFO.read_text(), re.M)
+    listed_here = flags != [] and flag in flags[0].split()
+    assert (target in vitpool.show_config()["targets"]) == listed_here
+
+
 @pytest.mark.parametrize("name", UKRS)
 def test_a_micro_kernel_is_named_by_the_grammar(name: str) -> None:
-    dtype = "|".join(DTYPES)
-    grammar = rf"vp_gemm_({dtype})({dtype})_(\d+x\d+x\d+|blis)__(\w+)"
+    rows, weights = "|".join(ROWS), "|".join(WEIGHTS)
+    grammar = rf"vp_gemm_({rows})({weights})_(\d+x\d+x\d+|blis)__(\w+)"
     match = re.fullmatch(grammar, name)
     assert match is not None
     assert TARGETS[match[4]][0] == UKRS[name]
@@ -64,6 +85,19 @@ def test_a_micro_kernel_of_this_machine_runs() -> None:
     config = vitpool.show_config()
     assert config["micro_kernel"] in UKRS
     assert config["micro_kernel"].rpartition("__")[2] in config["targets"]
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="instructions of x86",
+)
+@pytest.mark.parametrize("opcode", [b"\x50", b"\x52"], ids=["vpdpbusd", "vpdpwssd"])
+def test_avx_vnni_is_encoded_for_cpus_without_avx512(opcode: bytes) -> None:
+    """With VEX, on ymm: an assembler that is not told so may take EVEX."""
+    code = Path(vitpool._core.__file__).read_bytes()
+    vex = rb"\xc4[\x02\x22\x42\x62\x82\xa2\xc2\xe2][\x05-\x7d]" + re.escape(opcode)
+    found = [m for m in re.findall(vex, code) if m[2] & 0x87 == 0x05]
+    assert len(found) > 8  # more than chance puts into a file
 
 
 def imported(**environment: str) -> str:

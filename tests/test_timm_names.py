@@ -112,8 +112,8 @@ def test_timms_arguments_for_training_are_ignored_in_evaluation() -> None:
         ("separate", True, "training"),
         ("crop_border_pixels", 4, "crop_pct"),
         ("tf_preprocessing", True, "torchvision"),
-        ("naflex", True, "one size"),
-        ("patchify", True, "patches"),
+        ("patchify", True, "naflex=True"),
+        ("patchify_flatten", False, "reshape"),
     ],
 )
 def test_another_evaluation_is_refused_by_name(
@@ -166,6 +166,7 @@ assert not {"vitpool.data", "vitpool.models"} & set(sys.modules)
 assert {"data", "models"} <= set(dir(vitpool))
 assert vitpool.data.IMAGENET_DEFAULT_MEAN == (0.485, 0.456, 0.406)
 assert vitpool.models.create_model is vitpool.create_model
+assert all(getattr(vitpool.models, n) is c for n, c in vitpool.model.CLASSES.items())
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 

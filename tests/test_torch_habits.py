@@ -59,9 +59,9 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "to 0": (lambda m: m.to(0), ValueError, "'0'"),
     "to float64": (lambda m: m.to(np.float64), ValueError, "float64"),
     "to float": (lambda m: m.to(float), ValueError, "float"),
-    "to both": (lambda m: m.to("cpu", dtype="float16"), ValueError, "float16"),
+    "to two": (lambda m: m.to("float16", dtype="float32"), ValueError, "one dtype"),
+    "to bf16": (lambda m: m.to("bf16"), ValueError, "bfloat16"),
     "to an array": (lambda m: m.to(X.astype(np.float64)), ValueError, "float64"),
-    "to bfloat16": (lambda m: m.to(ml_dtypes.bfloat16), ValueError, "bfloat16"),
     "to a word": (lambda m: m.to(vice="cpu"), TypeError, "vice"),
 }
 
@@ -88,6 +88,29 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(
     model = small()
     with refused(error, word, model=model):
         call(part(model))
+
+
+OTHER = {
+    "float16": lambda m: m.to("cpu", dtype="float16"),
+    "bfloat16": lambda m: m.to(ml_dtypes.bfloat16),
+    "int8": lambda m: m.to(np.dtype("int8")),
+}
+
+
+@pytest.mark.parametrize("dtype", OTHER)
+def test_another_dtype_is_another_model_and_no_other_part(dtype: str) -> None:
+    model = small()
+    state = model.state_dict()
+    other = OTHER[dtype](model)
+    assert (other.dtype, model.dtype) == (dtype, "float32")
+    assert all(np.array_equal(v, state[k]) for k, v in model.state_dict().items())
+    for part in (model.blocks, model.head, model.blocks[0].attn):
+        with refused(ValueError, f"model.to({dtype!r})", model=model):
+            OTHER[dtype](part)
+    attn = other.blocks[0].attn
+    assert OTHER[dtype](attn) is attn.to("cpu") is attn
+    with refused(ValueError, "model.to('float32')", model=other):
+        attn.float()
 
 
 def test_training_is_a_fact_and_cannot_be_assigned() -> None:

@@ -155,10 +155,11 @@ def test_what_a_part_of_a_larger_model_leaves_out_is_its_familys() -> None:
     assert clip["num_classes"] == 512
     assert clip["pre_norm"]
     cfg, naflex = parsed({"model_type": "siglip2", "vision_config": {}})
-    assert naflex["img_size"] == (256, 256)
-    assert cfg["architecture"].startswith("vit_base_patch16_siglip")
-    # Nothing of that name's own options is left.
-    assert naflex["fc_norm"] is None
+    assert naflex["pos_embed_grid_size"] == (16, 16)
+    assert naflex["img_size"] is None
+    assert cfg["input_size"] == (3, 256, 256)
+    assert cfg["architecture"] == "naflexvit_base_patch16_siglip"
+    assert naflex["global_pool"] == "map"
     assert naflex["act_layer"] == "gelu_tanh"
     assert parsed({"model_type": "siglip", "vision_config": tower})[1]["pre_norm"]
 
@@ -262,8 +263,12 @@ def test_the_short_side_is_resized_to_what_the_processor_says(resized: int) -> N
     ("change", "words"),
     [
         (
-            {"image_processor_type": "Siglip2ImageProcessor"},
-            "'Siglip2' is no image pro",
+            {"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 300},
+            "as preprocess does with max_seq_len=300",
+        ),
+        (
+            {"image_processor_type": "Idefics3ImageProcessor"},
+            "'Idefics3' is no image pro",
         ),
         ({"do_pad": True}, "do_pad is true"),
         ({"do_resize": False}, "do_resize is false"),

@@ -253,6 +253,12 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
             create_transform(8)(path)
 
 
+@pytest.mark.parametrize("wrong", [32, "vit_digits", [224]])
+def test_a_config_is_of_a_model_or_a_mapping(wrong: object) -> None:
+    with pytest.raises(TypeError, match="expected a model or a mapping, not"):
+        resolve_data_config(wrong)
+
+
 def test_a_needle_is_refused_before_memory_is_taken() -> None:
     with pytest.raises(ImageError, match="would be resized to 224x"):
         create_transform(224, crop_pct=1.0)(np.zeros((20_000, 1, 3), np.uint8))

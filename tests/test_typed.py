@@ -14,6 +14,7 @@ import typed_program
 def test_the_typed_program_runs() -> None:
     assert typed_program.main().startswith(("cat [(1, 2)", "dog [(1, 2)"))
     assert typed_program.main("map")
+    assert typed_program.others()[0] == "(1, 5, 768)"
 
 
 @pytest.mark.parametrize("name", typed_mistakes.MISTAKES)

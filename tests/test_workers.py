@@ -113,6 +113,10 @@ LONG = {
         lambda _, n: vitpool.VisionTransformer(**BASE | {"num_classes": n}),
         lambda n: 4096 * n,
     ),
+    "converting": (
+        lambda _, wide: wide.to("bfloat16"),
+        lambda n: vitpool.VisionTransformer(**BASE | {"num_classes": 4096 * n}),
+    ),
 }
 
 

@@ -38,8 +38,23 @@ MISTAKES = {
     "block": lambda: vitpool.VisionTransformer(
         block_fn="Blok",  # type: ignore[arg-type]
     ),
+    "of another class": lambda: vitpool.Eva(reg_tokens=4),  # type: ignore[call-arg]
+    "rope": lambda: vitpool.Eva(rope_type="mrope"),  # type: ignore[arg-type]
+    "pool of Beit": lambda: vitpool.Beit(
+        global_pool="max",  # type: ignore[arg-type]
+    ),
+    "relative": lambda: vitpool.VisionTransformerRelPos(
+        rel_pos_type="swin",  # type: ignore[arg-type]
+    ),
+    "positions": lambda: vitpool.NaFlexVit(
+        pos_embed="learnt",  # type: ignore[arg-type]
+    ),
+    "cfg": lambda: vitpool.NaFlexVit(reg_token=4),  # type: ignore[call-arg]
+    "pool of pictures": lambda: vitpool.NaFlexVit(
+        global_pool="prr",  # type: ignore[arg-type]
+    ),
     "dtype": lambda: vitpool.VisionTransformer(
-        dtype="float16",  # type: ignore[arg-type]
+        dtype="bf16",  # type: ignore[arg-type]
     ),
     "reset": lambda: model.reset_classifier(5, "mpa"),  # type: ignore[arg-type]
     "pool again": lambda: model.pool(tokens, "mpa"),  # type: ignore[call-overload]

@@ -66,5 +66,37 @@ def main(pool: Pool = "avg") -> str:
     return f"{before.name(x)} {shapes} {counts}"
 
 
+def others() -> list[str]:
+    """A model of each of the other classes, and what is theirs alone."""
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    eva = vitpool.Eva(
+        img_size=32,
+        depth=1,
+        num_heads=12,
+        num_kv_heads=[4],
+        qkv_fused=False,
+        attn_type="rope",
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        global_pool="max",
+    )
+    tokens: Float32 = eva.forward_blocks(eva.forward_features(x), grid=(2, 2))
+    angles = None if eva.rope is None else eva.rope.get_embed((2, 2))
+    beit = vitpool.Beit(img_size=32, depth=1, use_rel_pos_bias=True)
+    relative = vitpool.VisionTransformerRelPos(
+        img_size=32, depth=1, rel_pos_type="mlpswin"
+    )
+    deit = vitpool.VisionTransformerDistilled(img_size=32, depth=1)
+    head, head_dist = deit.get_classifier()
+    naflex = vitpool.NaFlexVit(
+        img_size=32, depth=1, pos_embed="factorized", rope_type="axial"
+    )
+    of_any_size: tuple[int, ...] = naflex(x).shape
+    logits: list[Float32] = [eva(x), beit(x), relative(x), deit(x)]
+    shapes = [tokens.shape, head.weight.shape, head_dist.weight.shape, of_any_size]
+    shapes += [a.shape for a in [*logits, *([] if angles is None else [angles])]]
+    return [str(shape) for shape in shapes]
+
+
 def sample() -> Path:
     return Path(vitpool.__file__).parent / "models/vit_digits/samples/digit_0.png"

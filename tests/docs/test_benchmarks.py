@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import vitpool
 # Last, so that a build or a wheel elsewhere is not hidden by the sources.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import __main__, charts, kinds, report, scaling, targets
+from benchmarks import __main__, charts, kinds, report, scaling, targets, training
+from benchmarks import run as one_run
 from benchmarks.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +93,7 @@ def test_a_wrong_target_is_an_error_of_the_command_line(
 
 def test_a_page_tells_no_folder_of_the_machine_it_was_made_on() -> None:
     given = ["--cache", "/here/it", "--target", "avx2", "--out=/there", "--all"]
-    assert __main__.told(given) == "--target avx2 --all"
+    assert one_run.told(given) == "--target avx2 --all"
 
 
 def run(target: str, best: str, **seconds: float) -> dict[str, Any]:
@@ -187,3 +189,62 @@ def test_scaling_sets_times_beside_threads_and_peak() -> None:
         "| qkv | 60.0 | 60.0% | 3.00 |",
         "| norm | 40.0 | 40.0% | 1.00 |",
     ]
+
+
+def trained(engine: str, milliseconds: float, peak: float, right: bool = True) -> Any:
+    return {
+        "min": milliseconds / 1e3,
+        "median": milliseconds / 1e3,
+        "peak": peak * 1e6,
+        "right": right,
+        "version": "1.0",
+        "setup": engine,
+    }
+
+
+def test_a_page_of_training_has_ratios_of_what_is_right() -> None:
+    found: dict[str, Any] = {
+        "model": "vit_tiny_patch16_224",
+        "part": "all",
+        "batch": 8,
+        "threads": 2,
+        "engines": {
+            "vitpool": trained("a", 60, 250),
+            "torch": trained("b", 100, 500),
+            "torch.compile": trained("c", 10, 625, right=False),
+        },
+    }
+    about = dict.fromkeys(("cpu", "cores", "system", "python", "date", "commit"), "x")
+    data: dict[str, Any] = {
+        "machine": about | {"load": 0.0},
+        "rows": [found],
+        "skipped": ["one row"],
+        "arguments": "",
+        "target": "avx2",
+        "best": "avx2",
+    }
+    page = training.markdown(data)
+    row = next(line for line in page.splitlines() if line.startswith("| vit_tiny"))
+    cells = [cell.strip() for cell in row.split("|")[4:-1]]
+    assert cells == [
+        *("60.0 / 60.0", "100 / 100", "10.0 / 10.0 wrong", "**0.60**", "**–**"),
+        *("250", "500", "625", "0.50", "–"),
+    ]
+    assert "## 2 threads" in page
+    assert "- one row" in page
+    assert "torch 1.0 (b)" in page
+
+
+def test_pages_of_training_are_what_their_numbers_say() -> None:
+    for numbers in kinds.RESULTS.glob("training.*.json"):
+        page = numbers.with_suffix(".md").read_text()
+        assert page == training.markdown(json.loads(numbers.read_text())), numbers
+
+
+def test_operations_of_a_step_are_those_of_its_parts() -> None:
+    """A row is left out by these: a gradient costs its forward pass twice."""
+    spec = {"gflop": 2.0, "depth": 12}
+    whole = training.operations(spec, "all", 4)
+    assert whole == 3 * training.operations(spec, training.EXTRACT, 4)
+    assert training.operations(spec, "head", 4) < training.operations(spec, "last 2", 4)
+    assert training.operations(spec, "last 2", 4) < whole

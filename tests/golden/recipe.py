@@ -41,6 +41,8 @@ def scaled(key: str, u: np.ndarray) -> np.ndarray:
         u = 0.5 + 0.5 * u
     elif last in ("bias", "mlp_bias"):
         u = 0.25 * u
+    elif last == "running_var":
+        u = 1.0 + 0.5 * u
     elif last.startswith("lambda_"):
         u = 0.5 * u
     return u.astype(np.float32, copy=False)

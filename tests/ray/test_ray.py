@@ -25,8 +25,8 @@ from PIL import Image
 import vitpool
 from vitpool import embed
 from vitpool import ray as vitpool_ray
-from vitpool.embed.parts import locked
 from vitpool.embed.ray import count_rows
+from vitpool.files import locked
 
 PICTURES = 600
 BROKEN = (11, 500)

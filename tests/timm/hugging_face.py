@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import prepare  # noqa: F401
+import published_families
 import torch
 import transformers
 
@@ -52,7 +53,24 @@ TEXT = {
     "num_attention_heads": 2,
     "vocab_size": 50000,
 }
+# Other classes: of theirs the norms' epsilon is transformers'.
+EPS = {"norm_layer": ("layernorm", 1e-12), "mlp_ratio": 3}
+BEIT_CONFIG = CONFIG | {"layer_scale_init_value": 0.1}
+TABLES = BEIT_CONFIG | {"use_relative_position_bias": True}
+DINOV3_CONFIG = CONFIG | {"num_register_tokens": 4}
+DINOV3 = published_families.DINOV3 | {"mlp_ratio": 3, "global_pool": "token"}
+BEIT = published_families.BEIT | EPS
 NAFLEX = {k: v for k, v in CONFIG.items() if k != "image_size"} | {"num_patches": 16}
+NAFLEXVIT = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 3,
+    "num_classes": 0,
+    "act_layer": "gelu_tanh",
+    "pos_embed_grid_size": (4, 4),
+    "pos_embed_interp_mode": "bilinear",
+}
 IMAGE_TEXT = {"vision_config": CONFIG, "text_config": TEXT, "projection_dim": 24}
 
 
@@ -64,6 +82,7 @@ class Pair:
     make: Callable[[], Any]
     options: dict[str, Any]
     output: Callable[[Any, Any], Any]
+    family: str = "VisionTransformer"
 
     def __str__(self) -> str:
         return self.name
@@ -356,6 +375,109 @@ PAIRS = [
         ),
         SIGLIP | PATCH_MEAN | {"num_classes": 5},
         lambda model, x: model(**patches(x)).logits,
+    ),
+    Pair(
+        "Siglip2VisionModel in a NaFlexVit",
+        lambda: t.Siglip2VisionModel(t.Siglip2VisionConfig(**NAFLEX)),
+        NAFLEXVIT,
+        naflex_pooled,
+        "NaFlexVit",
+    ),
+    Pair(
+        "Siglip2ForImageClassification in a NaFlexVit",
+        lambda: t.Siglip2ForImageClassification(
+            t.Siglip2Config(vision_config=NAFLEX, text_config=TEXT, num_labels=5)
+        ),
+        NAFLEXVIT | PATCH_MEAN | {"num_classes": 5},
+        lambda model, x: model(**patches(x)).logits,
+        "NaFlexVit",
+    ),
+    Pair(
+        "DINOv3ViTModel",
+        lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**DINOV3_CONFIG)),
+        DINOV3,
+        pooled,
+        "Eva",
+    ),
+    Pair(
+        "DINOv3ViTModel with a gated MLP",
+        lambda: t.DINOv3ViTModel(
+            t.DINOv3ViTConfig(**DINOV3_CONFIG, use_gated_mlp=True, hidden_act="silu")
+        ),
+        DINOV3 | {"swiglu_mlp": True, "swiglu_align_to": 8},
+        pooled,
+        "Eva",
+    ),
+    Pair(
+        "Sapiens2Model",
+        lambda: t.Sapiens2Model(
+            t.Sapiens2Config(
+                **DINOV3_CONFIG | {"num_hidden_layers": 3, "num_register_tokens": 8},
+                num_key_value_attention_heads=1,
+                num_first_full_attention_layers=1,
+                num_last_full_attention_layers=1,
+            )
+        ),
+        published_families.SAPIENS2 | {"mlp_ratio": 3, "global_pool": "token"},
+        pooled,
+        "Eva",
+    ),
+    Pair(
+        "BeitForImageClassification",
+        lambda: t.BeitForImageClassification(t.BeitConfig(**TABLES, num_labels=5)),
+        BEIT | {"num_classes": 5},
+        logits,
+        "Beit",
+    ),
+    Pair(
+        "BeitForImageClassification of the class token, with positions",
+        lambda: t.BeitForImageClassification(
+            t.BeitConfig(
+                **TABLES, use_absolute_position_embeddings=True,
+                use_mean_pooling=False, num_labels=5,
+            )
+        ),
+        BEIT | {"num_classes": 5, "use_abs_pos_emb": True, "global_pool": "token"},
+        logits,
+        "Beit",
+    ),
+    Pair(
+        "BeitForMaskedImageModeling",
+        lambda: t.BeitForMaskedImageModeling(
+            t.BeitConfig(
+                **BEIT_CONFIG, use_shared_relative_position_bias=True,
+                use_mask_token=True, vocab_size=12,
+            )
+        ),
+        published_families.BEIT_SHARED | EPS
+        | {"num_classes": 0, "global_pool": ""},
+        lambda model, x: model.layernorm(model.beit(x).last_hidden_state),
+        "Beit",
+    ),
+    Pair(
+        "Data2VecVisionForImageClassification",
+        lambda: t.Data2VecVisionForImageClassification(
+            t.Data2VecVisionConfig(**TABLES, num_labels=5)
+        ),
+        BEIT | {"num_classes": 5},
+        logits,
+        "Beit",
+    ),
+    Pair(
+        "DeiTForImageClassificationWithTeacher",
+        lambda: t.DeiTForImageClassificationWithTeacher(
+            t.DeiTConfig(**CONFIG, num_labels=5)
+        ),
+        OPTIONS | EPS | {"num_classes": 5},
+        logits,
+        "VisionTransformerDistilled",
+    ),
+    Pair(
+        "DeiTForMaskedImageModeling",
+        lambda: t.DeiTForMaskedImageModeling(t.DeiTConfig(**CONFIG)),
+        OPTIONS | EPS,
+        lambda model, x: model.deit(x).last_hidden_state[:, :2].mean(1),
+        "VisionTransformerDistilled",
     ),
 ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from golden import recipe
 from timm import layers
 from timm.layers import patch_embed
 from timm.models import vision_transformer as vit
+from timm.models import vision_transformer_relpos as relpos
 
 NORMS = {"layernorm": layers.LayerNorm, "rmsnorm": layers.RmsNorm}
 
@@ -41,7 +42,8 @@ def timm_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("mlp_layer", "block_fn"):
         if key in out:
             name = out[key]
-            out[key] = getattr(vit, name, None) or getattr(layers, name)
+            homes = [home for home in (vit, relpos, layers) if hasattr(home, name)]
+            out[key] = getattr(homes[0], name)
     for key in ("img_size", "patch_size"):
         if isinstance(out.get(key), list):
             out[key] = tuple(out[key])

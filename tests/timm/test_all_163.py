@@ -4,7 +4,8 @@
 A model is cut to two blocks, every other option kept, where timm's weights and ours
 together would not fit into 20 GiB, or where one pass takes more than 10^11
 operations, which leaves 69 whole: all take some eight minutes, and 25 with 10^12.
-VITPOOL_WHOLE=1 lifts the second limit.
+VITPOOL_WHOLE=1 lifts the second limit. VITPOOL_OPERATIONS is another: where two blocks
+take more than that, the pictures are smaller, too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ import vitpool
 NAMES = timm.list_models(module="vision_transformer")
 RATIOS: dict[str, list[float]] = {}
 ROOM = 20 * 2**30
-OPERATIONS = float("inf") if os.environ.get("VITPOOL_WHOLE") == "1" else 1e11
+WHOLE = os.environ.get("VITPOOL_WHOLE") == "1"
+GIVEN = os.environ.get("VITPOOL_OPERATIONS")
+OPERATIONS = float("inf") if WHOLE else float(GIVEN or 1e11)
 
 
 def on_meta(name: str, **options: Any) -> Any:
@@ -39,13 +42,25 @@ def on_meta(name: str, **options: Any) -> Any:
         return timm.create_model(name, weight_init="skip", **options).eval()
 
 
-def is_too_large(model: Any) -> bool:
-    """Whether the model is to be cut."""
-    count = sum(p.numel() for p in model.parameters())
+def operations(model: Any) -> float:
+    """Of one pass of a picture, roughly."""
     n, width, depth = model.patch_embed.num_patches, model.embed_dim, len(model.blocks)
     in_blocks = sum(p.numel() for p in model.blocks.parameters())
-    operations = 2 * n * in_blocks + 4 * n * n * width * depth
-    return 2 * 4 * count > ROOM or operations > OPERATIONS
+    return 2 * n * in_blocks + 4 * n * n * width * depth
+
+
+def cut(model: Any) -> dict[str, Any]:
+    """The options that make the model small enough; none where it is."""
+    count = sum(p.numel() for p in model.parameters())
+    if 2 * 4 * count <= ROOM and operations(model) <= OPERATIONS:
+        return {}
+    two = operations(model) * 2 / len(model.blocks)
+    if not GIVEN or two <= OPERATIONS:
+        return {"depth": 2}
+    part = math.sqrt(OPERATIONS / two)  # of the patches each way
+    embed = model.patch_embed
+    sides = zip(embed.grid_size, embed.patch_size, strict=True)
+    return {"depth": 2, "img_size": tuple(max(4, int(n * part)) * p for n, p in sides)}
 
 
 def weights(model: Any) -> dict[str, np.ndarray]:
@@ -127,10 +142,9 @@ def all_cores() -> Iterator[None]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_architecture_agrees(name: str) -> None:
     model = on_meta(name)
-    options: dict[str, Any] = {}
-    if is_too_large(model):
-        options["depth"] = 2
-        model = on_meta(name, depth=2)
+    options = cut(model)
+    if options:
+        model = on_meta(name, **options)
     state = weights(model)
     tensors = {k: torch.from_numpy(v) for k, v in state.items()}
     model.load_state_dict(tensors, assign=True)
@@ -139,6 +153,7 @@ def test_an_architecture_agrees(name: str) -> None:
     shapes = [(k, tuple(v)) for k, v in ours.param_shapes().items()]
     assert shapes == list(reference.shapes(model).items())
     channels, height, width = model.pretrained_cfg["input_size"]
+    height, width = options.get("img_size", (height, width))
     assert (height, width) == tuple(model.patch_embed.img_size)
     x = recipe.picture((1, channels, height, width))
     with torch.no_grad():

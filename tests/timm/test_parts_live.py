@@ -21,10 +21,13 @@ import vitpool
 def inputs_of(model: Any, x: Any) -> dict[str, Any]:
     """What goes into each module that runs in a pass, by path; the first if several."""
     given: dict[str, Any] = {}
+
+    def keep(path: str, args: tuple[Any, ...]) -> None:
+        if args:  # Beit's RelativePositionBias takes nothing
+            given.setdefault(path, args[0].clone())
+
     hooks = [
-        module.register_forward_pre_hook(
-            lambda _, args, path=path: given.setdefault(path, args[0].clone())
-        )
+        module.register_forward_pre_hook(lambda _, args, path=path: keep(path, args))
         for path, module in model.named_modules()
         if path
     ]

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import patch_embed as timm_patches
 from timm.layers import pos_embed as timm_positions
+from timm.layers import pos_embed_rel as timm_relative
 
 from vitpool import resample
+from vitpool.resample_rel_pos import resize_rel_pos_bias_table
 
 MODES = st.sampled_from(["bicubic", "bilinear"])
 GRID = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -93,3 +95,23 @@ def test_patches_equal_timms(
     ).numpy()
     got = resample.resample_patch_embed(kernel, new, interpolation, antialias)
     np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 * np.abs(want).max())
+
+
+@rerun.settings(100)
+@given(
+    old=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    new=st.tuples(st.integers(1, 32), st.integers(1, 32)),
+    prefix=st.booleans(),
+)
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_tables_of_relative_positions_equal_timms(
+    old: tuple[int, int], new: tuple[int, int], prefix: bool
+) -> None:
+    rows, wanted = ((2 * h - 1) * (2 * w - 1) + 3 * prefix for h, w in (old, new))
+    table = random(rows, 3)
+    want = timm_relative.resize_rel_pos_bias_table(
+        torch.from_numpy(table), new, (wanted, 3), old
+    ).numpy()
+    got = resize_rel_pos_bias_table(table, new, prefix, old)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())

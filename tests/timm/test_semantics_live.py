@@ -20,7 +20,7 @@ from models import BASE, X, same, unchanged
 import vitpool
 
 Pair = tuple[Any, Any]
-NAMES = {"Block": "Block", "Mlp": "Mlp", "Attention": "attn"}
+NAMES = {n: n for n in ("Block", "Mlp", "PatchEmbed")} | {"Attention": "attn"}
 
 
 def pair(**options: Any) -> Pair:
@@ -37,10 +37,10 @@ def test_the_constructor_has_timms_options_in_order_and_with_its_defaults() -> N
         """What is a class in timm is a name here."""
         return NAMES.get(default.__name__) if isinstance(default, type) else default
 
-    # PatchEmbed is the only embed_layer, and the CPU the only device.
+    # The CPU is the only device.
     timms = inspect.signature(Timms).parameters
     expected = {n: plain(p.default) for n, p in timms.items()}
-    assert [expected.pop(n) for n in ("embed_layer", "device", "dtype")] == [None] * 3
+    assert [expected.pop(n) for n in ("device", "dtype")] == [None] * 2
     ours = inspect.signature(vitpool.VisionTransformer).parameters
     positional = {n: p.default for n, p in ours.items() if p.kind is not p.KEYWORD_ONLY}
     assert list(positional.items()) == list(expected.items())

@@ -11,6 +11,9 @@ import pytest
 import reference
 import torch
 from dice import Dice, examples
+from families import NAMES as OTHERS
+from families import on_meta as other_on_meta
+from families import small_enough
 from test_all_163 import NAMES, on_meta
 from test_random_configs import configuration, show
 
@@ -60,6 +63,13 @@ def check(options: dict[str, Any], model: Any) -> None:
 def test_the_tree_of_an_architecture_is_timms(name: str) -> None:
     plan = plan_model(name)
     check(resolve(plan.options), on_meta(name))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_tree_of_another_classes_architecture_is_timms(name: str) -> None:
+    few = small_enough(name)
+    plan = plan_model(name)
+    check(resolve(plan.options | few, plan.family), other_on_meta(name, **few))
 
 
 @pytest.mark.parametrize("example", examples(200))
