@@ -144,7 +144,8 @@ def _panel(
 
 
 # Of the kinds of CPU, by target.
-SHADES = dict(zip(TARGETS, ("#c9ccd1", "#8fb8a8", "#3f7cac", "#0b3c5d"), strict=True))
+KINDS = [name for name, target in TARGETS.items() if target.float32]
+SHADES = dict(zip(KINDS, ("#c9ccd1", "#8fb8a8", "#3f7cac", "#0b3c5d"), strict=True))
 
 
 def by_cpu(runs: list[dict[str, Any]], path: Path) -> bool:

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "check.h"
 #include "gemm/gemm.h"
+#include "gemm/operand.h"
 
 /* Seconds that this thread has run: what others do on its core does not count. */
 static double now(void)
@@ -121,6 +122,16 @@ static double peak_of(const char *folder, vp_target target)
     return known[target];
 }
 
+/* What a micro-kernel can do at best, GFLOP/s, a multiply-add counting two of whatever type: as many
+ * times float32's as 4 bytes of a row hold numbers; of tiles fma_peak tells a sixth of
+ * bfloat16's. */
+static double most_of(const char *folder, const vp_ukr *ukr)
+{
+    const bool tiles =
+        ukr->rows != VP_ROWS_f32 && strcmp(vp_target_name(ukr->target), "amx") == 0;
+    return peak_of(folder, ukr->target) * (double)vp_ukr_group(ukr) * (tiles ? 3 : 1);
+}
+
 typedef struct {
     const vp_ukr *ukr;
     const void *strip, *panel;
@@ -136,36 +147,64 @@ static void run_tile(void *ctx)
                t->c, t->ukr->nr, false, &nothing);
 }
 
-/* The rate of full tiles of 768 inputs that lie in the caches, and their error. */
+/* The numbers that a micro-kernel's rows are, of those which they were made of. */
+static void round_rows(const vp_ukr *ukr, const void *rows, float *a, size_t count)
+{
+    const uint16_t *halves = rows;
+    for (size_t i = 0; ukr->rows == VP_ROWS_bf16 && i < count; i++) {
+        const uint32_t bits = (uint32_t)halves[i] << 16;
+        memcpy(a + i, &bits, sizeof bits);
+    }
+}
+
+/* The rate of full tiles of 768 inputs that lie in the caches, and, of floats, their error
+ * beside sums in double of what was rounded to the types of rows and weights. */
 static double measure_tile(const vp_ukr *ukr, errors *e)
 {
     const size_t k = 768, mr = ukr->mr, nr = ukr->nr;
-    float *a = random_numbers(mr * k), *b = random_numbers(k * nr);
+    float *a = random_numbers(mr * k), *b = random_numbers(nr * k);
     float *c = memory(mr * nr * sizeof(float)), *want = memory(nr * sizeof(float));
-    void *strip = memory(k * ukr->strip_bytes + VP_UKR_SLACK);
+    void *strip = memory(mr * k * sizeof(float) + k * ukr->strip_bytes + VP_UKR_SLACK);
     void *panel = memory(k * ukr->panel_bytes + VP_UKR_SLACK);
-    tile t = {.ukr = ukr, .strip = a, .panel = b, .k = k, .lda = k, .c = c};
+    vp_packed w;
+    if (vp_packed_init(&w, ukr, nr, k) != 0) {
+        exit(1);
+    }
+    vp_pack(&w, b);
+    vp_unpack(&w, b);
+    tile t = {.ukr = ukr, .strip = a, .panel = w.data, .k = k, .lda = k, .c = c};
     if (ukr->pack_strip != NULL) {
         ukr->pack_strip(ukr, strip, a, k, mr, k);
         t.strip = strip;
+    } else if (ukr->rows != VP_ROWS_f32) {
+        for (size_t i = 0; i < mr; i++) {
+            char *to = (char *)strip + i * k * vp_rows_bytes(ukr->rows);
+            float scale;
+            int32_t zero;
+            vp_operand_row(&vp_kernels_reference, ukr, to, a + i * k, k, &scale, &zero);
+        }
+        round_rows(ukr, strip, a, mr * k);
+        t.strip = strip;
+        t.lda = k / vp_ukr_group(ukr);
     }
     if (ukr->split_panel != NULL) {
-        ukr->split_panel(&(vp_ahead){.panel = b, .k = k, .ready = panel});
+        ukr->split_panel(&(vp_ahead){.panel = w.data, .k = k, .ready = panel});
         t.panel = panel;
     }
     vp_ukr_enter(ukr);
     const double seconds = best_time(run_tile, &t);
     vp_ukr_leave(ukr);
-    for (size_t i = 0; i < mr; i++) {
+    for (size_t i = 0; i < mr && !vp_dtype_is_int(ukr->weight); i++) {
         for (size_t j = 0; j < nr; j++) {
             double sum = 0.0;
             for (size_t l = 0; l < k; l++) {
-                sum += (double)a[i * k + l] * b[l * nr + j];
+                sum += (double)a[i * k + l] * b[j * k + l];
             }
             want[j] = (float)sum;
         }
         add_row(e, c + i * nr, want, nr);
     }
+    vp_packed_free(&w);
     vp_free(a);
     vp_free(b);
     vp_free(c);
@@ -204,6 +243,8 @@ static double measure_product(const vp_ukr *ukr)
     product p = {.run = {.team = &team, .kernels = vp_kernels_for(ukr->target)}};
     vp_scratch_max(&p.run.per_worker, vp_gemm_scratch(&w, m, false));
     p.run.scratch = memory(p.run.per_worker);
+    p.run.operand_bytes = vp_operand_bytes(&w, m);
+    p.run.operand = memory(p.run.operand_bytes);
     p.gemm = (vp_gemm){.m = m, .a = a, .lda = vp_row_stride(width), .w = &w};
     p.gemm.finish = (vp_finish){.out = out, .out_stride = vp_row_stride(width)};
     const double seconds = best_time(run_product, &p);
@@ -212,6 +253,7 @@ static double measure_product(const vp_ukr *ukr)
     vp_free(numbers);
     vp_free(out);
     vp_free(p.run.scratch);
+    vp_free(p.run.operand);
     vp_team_close(&team);
     return 2e-9 * (double)(m * width * width) / seconds;
 }
@@ -228,12 +270,16 @@ static void print_ukrs(const char *folder)
             continue;
         }
         errors e = {0};
-        const double most = peak_of(folder, ukr->target);
+        const double most = most_of(folder, ukr);
         const double alone = measure_tile(ukr, &e), whole = measure_product(ukr);
-        (void)printf(
-            "| `%s` | %zu x %zu | %.1f | %.0f %% | %.1f | %.0f %% | %.1f | %.2f |\n",
-            ukr->name, ukr->mr, ukr->nr, alone, 100.0 * alone / most, whole,
-            100.0 * whole / most, e.worst, e.sum / e.count);
+        (void)printf("| `%s` | %zu x %zu | %.1f | %.0f %% | %.1f | %.0f %% |",
+                     ukr->name, ukr->mr, ukr->nr, alone, 100.0 * alone / most, whole,
+                     100.0 * whole / most);
+        if (vp_dtype_is_int(ukr->weight)) {
+            (void)printf(" exact | |\n");
+        } else {
+            (void)printf(" %.1f | %.2f |\n", e.worst, e.sum / e.count);
+        }
     }
 }
 
@@ -337,6 +383,25 @@ static size_t case_finish(const vp_kernels *kernels, const row *r, size_t varian
     kernels->finish(r->x, 32, 24, 32, &how);
     *name = variant < 3 ? names[variant] : "";
     return variant < 3 ? (variant < 2 ? 2 : 3) * ROW : 0;
+}
+
+#include "kernels_backward.h"
+#include "kernels_low.h"
+
+static size_t case_rotate(const vp_kernels *kernels, const row *r, size_t variant,
+                          const char **name)
+{
+    /* a row as 12 heads of 64, of one table; or half of it as 6, of one each */
+    static const char *const names[] = {", interleaved", ", half", ", 6 tables"};
+    static float tables[2][6 * 128];
+    const bool half = variant == 1, own = variant == 2;
+    for (size_t i = 0; tables[half][6 * 128 - 1] == 0.0f && i < 6 * 128; i++) {
+        const bool minus = half ? i % 128 < 96 : i % 2 == 0;
+        tables[half][i] = i % 128 < 64 ? 0.6f : minus ? -0.8f : 0.8f;
+    }
+    kernels->rotate(r->y, own ? 6 : 12, 64, tables[half], own ? 128 : 0, half, false);
+    *name = variant < 3 ? names[variant] : "";
+    return variant < 3 ? 2 * ROW + (own ? 0 : 128 * sizeof(float)) : 0;
 }
 
 static size_t case_normalize_u8(const vp_kernels *kernels, const row *r, size_t variant,

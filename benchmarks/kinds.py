@@ -17,6 +17,8 @@ from .targets import TARGETS, title
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).resolve().parents[1] / "README.md"
+# What --families measures: the models of timm's other classes.
+OTHER_CLASSES = "families."
 # The table stands between these lines.
 BEGIN = "<!-- results: python -m benchmarks --chart -->\n"
 END = "<!-- results end -->"
@@ -36,9 +38,12 @@ def write(data: dict[str, Any], folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
-    """The runs that the folder has, one for each kind of CPU, from the least target."""
-    paths = [folder / f"{target}.json" for target in TARGETS]
+def load(folder: Path, before: str = "") -> list[dict[str, Any]]:
+    """The runs that the folder has, one for each kind of CPU, from the least target.
+
+    before: OTHER_CLASSES for those of timm's other classes.
+    """
+    paths = [folder / f"{before}{target}.json" for target in TARGETS]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
@@ -49,6 +54,8 @@ def refresh(folder: Path) -> list[Path]:
     runs, paths = load(folder), []
     for data in runs:
         paths += write(data, folder, data["target"])
+    for data in load(folder, OTHER_CLASSES):
+        paths += write(data, folder, OTHER_CLASSES + data["target"])
     try:
         if charts.by_cpu(runs, folder / "by_cpu.png"):
             paths.append(folder / "by_cpu.png")

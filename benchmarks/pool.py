@@ -61,12 +61,13 @@ class Worker:
         files: Path,
         threads: int,
         caps: Mapping[str, str],
+        module: str = "worker",
     ) -> None:
         self.engine = engine
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         args = (engine, json.dumps(spec), str(files), str(threads))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", *args],
+            [sys.executable, "-m", f"benchmarks.{module}", *args],
             env={**environment(), "OMP_NUM_THREADS": str(threads), **caps},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -112,7 +113,10 @@ class Worker:
 
 
 class Pool:
-    """The workers of one model at one number of threads; engines: name to caps."""
+    """The workers of one model at one number of threads; engines: name to caps.
+
+    module: of this package, what a worker runs.
+    """
 
     def __init__(
         self,
@@ -120,9 +124,10 @@ class Pool:
         spec: dict[str, Any],
         files: Path,
         threads: int,
+        module: str = "worker",
     ) -> None:
         self.workers = {
-            engine: Worker(engine, spec, files, threads, caps)
+            engine: Worker(engine, spec, files, threads, caps, module)
             for engine, caps in engines.items()
         }
         # Nothing is timed yet, so they may load side by side.
@@ -140,13 +145,17 @@ class Pool:
             worker.close()
 
     def prepare(
-        self, engines: list[str], batch: int, folder: Path
+        self, engines: list[str], batch: int, folder: Path, pictures: str = ""
     ) -> dict[str, dict[str, Any]]:
-        """Each engine's answer for this batch, {'error': ...} where it cannot."""
+        """Each engine's answer for this batch, {'error': ...} where it cannot.
+
+        pictures: a file of them, noise if none.
+        """
         answers = {}
         for engine in engines:
             try:
-                order = {"batch": batch, "out": str(folder / f"{engine}.npy")}
+                out = str(folder / f"{engine}.npy")
+                order = {"batch": batch, "out": out, "pictures": pictures}
                 answers[engine] = self.workers[engine].tell(do="prepare", **order)
             except WorkerError as error:
                 answers[engine] = {"error": str(error)}

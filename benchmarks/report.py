@@ -138,6 +138,25 @@ def timm_table(cells: list[dict[str, Any]], engines: list[str]) -> str:
     return "\n".join(lines)
 
 
+def how_engines_ran(data: dict[str, Any]) -> list[str]:
+    """What held each engine to the target, if not all of the CPU, and their set-ups."""
+    out: list[str] = []
+    if data["target"] != data["best"]:
+        out += [f"## How each engine was held to {TARGETS[data['target']].label}", ""]
+        out += [f"- {e}: {row['caps']}" for e, row in data["engines"].items()] + [""]
+    setups = sorted(
+        {
+            (engine, row["setup"])
+            for cell in data["cells"]
+            for engine, row in cell["engines"].items()
+        }
+    )
+    if setups:
+        out += ["## How each engine was set up", ""]
+        out += [f"- {engine}: {setup}" for engine, setup in setups] + [""]
+    return out
+
+
 def markdown(data: dict[str, Any]) -> str:
     machine, peak = data["machine"], data["peak"]
     rates = ", ".join(f"{n}: {rate:.0f}" for n, rate in sorted(peak["gflops"].items()))
@@ -155,6 +174,8 @@ def markdown(data: dict[str, Any]) -> str:
     # The load counts what ran before: on a quiet machine it is near nought.
     busy = ["- **other work ran at the start: not for quoting**"]
     busy = busy if machine["load"] > 0.5 * machine["cores"] else []
+    judges = {cell["reference"] for cell in data["cells"] if cell.get("reference")}
+    judge = " or ".join(sorted(judges)) or "torch"
     out = [
         f"# vitpool beside its peers: {title(data)}",
         "",
@@ -170,7 +191,7 @@ def markdown(data: dict[str, Any]) -> str:
         *([f"- {', '.join(versions)}"] if versions else []),
         "- float32 everywhere; milliseconds for the whole batch, minimum / median; "
         "'of peak' counts every product that timm computes; the largest difference of "
-        "any engine's output from torch's is relative to torch's largest value",
+        f"any engine's output from {judge}'s is relative to {judge}'s largest value",
         "",
     ]
     for part, heading in PARTS.items():
@@ -197,19 +218,7 @@ def markdown(data: dict[str, Any]) -> str:
             timm_table(models, list(data["engines"])),
             "",
         ]
-    if data["target"] != data["best"]:
-        out += [f"## How each engine was held to {TARGETS[data['target']].label}", ""]
-        out += [f"- {e}: {row['caps']}" for e, row in data["engines"].items()] + [""]
-    setups = sorted(
-        {
-            (engine, row["setup"])
-            for cell in data["cells"]
-            for engine, row in cell["engines"].items()
-        }
-    )
-    if setups:
-        out += ["## How each engine was set up", ""]
-        out += [f"- {engine}: {setup}" for engine, setup in setups] + [""]
+    out += how_engines_ran(data)
     if "cold" in data:
         cold = data["cold"]
         out += [

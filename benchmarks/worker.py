@@ -5,10 +5,11 @@
 
 A line of JSON in, a line of JSON out:
     {"do": "load"}  reads the model
-    {"do": "prepare", "batch": B, "out": FILE}
-        builds for B images, runs once, saves the output
+    {"do": "prepare", "batch": B, "out": FILE, "pictures": FILE or none}
+        builds for B images, noise if none are given, runs once, saves the output
     {"do": "run", "warm": s, "seconds": s, "calls": n}
         the times of n calls, or of as many as fit into the seconds (at least one)
+    {"do": "memory"}  the largest resident size so far, in bytes
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def timed(call: Any, seconds: float, calls: int) -> list[float]:
     return times
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], engines: Mapping[str, Any] = ENGINES) -> None:
     die_with_parent()
     # Answers go out here alone: whatever an engine prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -72,14 +74,16 @@ def main(argv: list[str]) -> None:
 
     def load(_: dict[str, Any]) -> dict[str, Any]:
         if "engine" not in state:
-            state["engine"] = ENGINES[engine](spec, Path(files), threads)
+            state["engine"] = engines[engine](spec, Path(files), threads)
         return {}
 
     def prepare(order: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         load(order)
         state.pop("call", None)
-        call = state["engine"].prepare(pictures(order["batch"], spec["image"]))
+        given = order.get("pictures")
+        x = np.load(given) if given else pictures(order["batch"], spec["image"])
+        call = state["engine"].prepare(x)
         np.save(order["out"], call())
         state["call"] = call
         return {
@@ -94,7 +98,10 @@ def main(argv: list[str]) -> None:
             timed(state["call"], order["warm"], order["calls"])
         return {"times": timed(state["call"], order["seconds"], order["calls"])}
 
-    orders = {"load": load, "prepare": prepare, "run": run}
+    def resident(_: dict[str, Any]) -> dict[str, Any]:
+        return {"peak": peak_memory()}
+
+    orders = {"load": load, "prepare": prepare, "run": run, "memory": resident}
     for line in sys.stdin:
         order = json.loads(line)
         try:

@@ -12,7 +12,9 @@ The faults are in tests/faults/*.toml. A fault has an `id`, the `file` that it c
 `what` goes wrong, the exact `old` text, which the file holds once, the `new` one, and
 `red`: the tests that must fail, each a node of pytest, or a program of tests/c after
 its environment ("VITPOOL_UKR=blis tests/c/test_gemm.c", and VITPOOL_SANITIZE=thread
-where chance decides without).
+where chance decides without). A fault that no test can notice on a lesser CPU `needs` a
+target of csrc/base/targets.h: where the machine has not got it, the fault is not tried,
+and that is told.
 
 A test that stays green is an error, and so is one that is red without the fault, and a
 fault that cannot be planted or built. The copy is build/mutate.
@@ -60,6 +62,7 @@ class Fault:
     old: str
     new: str
     red: tuple[str, ...]
+    needs: str = "baseline"
 
     def planted(self, text: str) -> str:
         """The file's text with the fault in it."""
@@ -210,6 +213,24 @@ def check_unbroken(faults: Iterable[Fault]) -> None:
         raise Refused("red without any fault:\n" + "\n".join(bad))
 
 
+def targets() -> set[str]:
+    """The targets that this machine can run."""
+    build(["tests"])
+    ask = "import vitpool; print(*vitpool.show_config()['targets'])"
+    done = run([sys.executable, "-c", ask])
+    if done is None or done.returncode != 0:
+        raise Refused(f"no targets: {done.stderr if done else 'no end'}")
+    return set(done.stdout.split())
+
+
+def lacking(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults whose target this machine has not got."""
+    if all(fault.needs == "baseline" for fault in faults):
+        return []
+    here = targets()
+    return [fault for fault in faults if fault.needs not in here]
+
+
 def elsewhere(fault: Fault) -> str:
     """Where the old text is now, for a fault whose file has lost it."""
     folder, ending = Path(fault.file).parts[0], Path(fault.file).suffix
@@ -308,6 +329,9 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refresh()
         try:
+            for fault in lacking(faults):
+                print(f"{fault.id}: not tried, it needs a CPU with {fault.needs}")
+                faults.remove(fault)
             check_unbroken(faults)
         except Refused as error:
             sys.exit(str(error))

@@ -1,17 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each engine, set up as its own documentation advises for CPU inference in float32.
-
-An engine is a class: it loads the exported files of one model once, and `prepare(x)`
-gives a call without arguments that returns the output as a NumPy array. What it is
-imports only itself, so that a worker process holds one engine. ENGINES, at the end, is
-their only list. What a class says of itself:
-
-modules    the imports that tell whether the engine is there
-switches   the environment variables of targets.py that cap its instructions
-reach      what the switches do not reach, in words
-least      the least target at which it is an engine of its own, and `below`: what it is
-           on lesser ones
-"""
+"""Each engine, set up as its own documentation advises for CPU inference in float32."""
 
 from __future__ import annotations
 
@@ -26,7 +14,7 @@ import numpy as np
 
 Call = Callable[[], np.ndarray]
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def import_timm() -> Any:
@@ -39,9 +27,12 @@ def import_timm() -> Any:
 
 
 class Engine:
-    """What the classes below have in common; `version` and `setup` are of an object."""
+    """What all have in common; `version` and `setup` are of an object."""
 
+    dtype = "float32"
     modules: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("model.safetensors",)
     switches: tuple[str, ...] = ()
     reach = ""
     least, below = "baseline", ""
@@ -95,13 +86,17 @@ class Torch(Engine):
         self.setup = "eager, inference_mode"
 
     def prepare(self, x: np.ndarray) -> Call:
-        tensor = self.torch.from_numpy(x)
+        model, tensor = self.ready(), self.torch.from_numpy(x)
 
         def call() -> np.ndarray:
             with self.torch.inference_mode():
-                return self.model(tensor).numpy()
+                return model(tensor).numpy()
 
         return call
+
+    def ready(self) -> Any:
+        """What a call runs: the module."""
+        return self.model
 
 
 class TorchCompile(Torch):
@@ -119,17 +114,10 @@ class TorchCompile(Torch):
         inductor.freezing = True  # TORCHINDUCTOR_FREEZING=1
         self.setup = f"{self.backend}, mode {self.mode}, freezing, inference_mode"
 
-    def prepare(self, x: np.ndarray) -> Call:
-        torch = self.torch
-        torch._dynamo.reset()  # static shapes: each batch is compiled for itself
-        model = self.compiled()
-        tensor = torch.from_numpy(x)
-
-        def call() -> np.ndarray:
-            with torch.inference_mode():
-                return model(tensor).numpy()
-
-        return call
+    def ready(self) -> Any:
+        """The compiled module; static shapes: each batch is compiled for itself."""
+        self.torch._dynamo.reset()
+        return self.compiled()
 
     def compiled(self) -> Any:
         return self.torch.compile(self.model, mode=self.mode, dynamic=False)
@@ -166,6 +154,8 @@ class OnnxRuntime(Engine):
     """
 
     modules = ("onnxruntime",)
+    needs = ("onnxruntime",)
+    reads = ("model.onnx",)
     reach = "not capped: MLAS takes the best that the CPU has"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
@@ -194,10 +184,11 @@ class OnnxRuntime(Engine):
 
     def prepare(self, x: np.ndarray) -> Call:
         best: tuple[float, Any, str] = (float("inf"), None, "")
+        trials = 8 if len(self.files) > 1 else 1
         for name, path in self.files.items():
             session = self.session(path, len(x))
             calls = []
-            for _ in range(8):
+            for _ in range(trials):
                 start = time.perf_counter()
                 session.run(None, {"x": x})
                 calls.append(time.perf_counter() - start)
@@ -214,15 +205,18 @@ class OpenVino(Engine):
     """The converted model, LATENCY hint, float32 throughout, shared memory."""
 
     modules = ("openvino",)
+    needs = ("openvino",)
+    reads = ("model.xml", "model.bin")
+    precision = "f32"  # '' leaves it to the plugin
     switches = ("ONEDNN_MAX_CPU_ISA",)
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
         import openvino
 
         self.core = openvino.Core()
-        self.path, self.threads = files / "model.xml", threads
+        self.path, self.threads = files / self.reads[0], threads
         self.version = openvino.__version__.split("-")[0]
-        self.setup = "from torch by convert_model, LATENCY, f32"
+        self.setup = f"from torch by convert_model, LATENCY, {self.precision}"
 
     def prepare(self, x: np.ndarray) -> Call:
         model = self.core.read_model(self.path)
@@ -230,8 +224,9 @@ class OpenVino(Engine):
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
-            "INFERENCE_PRECISION_HINT": "f32",
         }
+        if self.precision:
+            config["INFERENCE_PRECISION_HINT"] = self.precision
         request = self.core.compile_model(model, "CPU", config).create_infer_request()
 
         def call() -> np.ndarray:
@@ -244,6 +239,9 @@ class LiteRt(Engine):
     """The converted model in the interpreter, whose CPU delegate is XNNPACK."""
 
     modules = ("litert_torch", "ai_edge_litert")
+    needs = ("litert",)
+    reads = ("model_1.tflite",)
+    form = "model_{}.tflite"  # by batch
     reach = "not capped: XNNPACK takes the best that the CPU has"
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
@@ -254,7 +252,7 @@ class LiteRt(Engine):
     def prepare(self, x: np.ndarray) -> Call:
         from ai_edge_litert.interpreter import Interpreter
 
-        path = self.files / f"model_{len(x)}.tflite"
+        path = self.files / self.form.format(len(x))
         interpreter = Interpreter(str(path), num_threads=self.threads)
         interpreter.allocate_tensors()
         given = interpreter.get_input_details()[0]["index"]
@@ -272,6 +270,8 @@ class ExecuTorch(Engine):
     """The program that was lowered to XNNPACK, in ExecuTorch's own runtime."""
 
     modules = ("executorch",)
+    needs = ("executorch",)
+    reads = ("model_1.pte",)
     reach = LiteRt.reach
 
     def __init__(self, spec: dict[str, Any], files: Path, threads: int) -> None:
@@ -291,21 +291,3 @@ class ExecuTorch(Engine):
         method = program.load_method("forward")
         tensor = torch.from_numpy(x)
         return lambda: method.execute([tensor])[0].numpy()
-
-
-# Compiling with max-autotune takes minutes for each shape, so that one model tells.
-AUTOTUNE = "torch.compile max-autotune"
-ENGINES: dict[str, type[Any]] = {
-    "vitpool": Vitpool,
-    "torch": Torch,
-    "torch.compile": TorchCompile,
-    AUTOTUNE: TorchCompileAutotune,
-    "zentorch": ZenTorch,
-    "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
-    "litert": LiteRt,
-    "executorch": ExecuTorch,
-}
-# Held against timm's output as the others are, and too far from it to be timed as
-# float32: the difference at the highest precision that they have.
-NOT_FLOAT32 = {"MNN": 3e-4, "ncnn": 8e-3}
