@@ -7,12 +7,16 @@
 BIN := .venv/bin
 TIMM := .venv-timm/bin
 PYTEST := python -m pytest -q
+# Files of tests are dealt to so many processes, but for those whose tests end processes.
+JOBS ?= 2
+MANY := -n $(JOBS) --dist loadfile --max-worker-restart=0
+ALONE := tests/test_audit_processes.py
 SAMPLES := $(sort $(wildcard vitpool/models/vit_digits/samples/*.png))
 PY := vitpool pytest_vitpool.py tests tools setup.py $(wildcard benchmarks docs)
-C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.c)
+C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.[ch])
 RUN_CTESTS = tools/run_ctests.sh
 
-.PHONY: build demo test ctest test-timm test-163 test-ray test-targets debug asan tsan coverage \
+.PHONY: build demo test ctest kills test-timm test-163 test-families test-ray test-targets debug asan tsan coverage \
 	test-wheel bench bench-kernels audit lint format fuzz docs wheel replay mutate clean
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
@@ -44,7 +48,13 @@ demo: .venv/have-viz
 
 test: build ctest
 	@echo "== python tests"
-	@$(BIN)/$(PYTEST) tests --ignore=tests/timm --ignore=tests/ray
+	@$(BIN)/$(PYTEST) $(MANY) tests --ignore=tests/timm --ignore=tests/ray \
+	    $(ALONE:%=--ignore=%)
+	@$(BIN)/$(PYTEST) $(ALONE)
+
+# vitpool finetune, killed 20 times; `make test` does it 3 times.
+kills: build
+	@VITPOOL_KILLS=20 $(BIN)/$(PYTEST) tests/test_cli_finetune_resume.py -k kills
 
 ctest: .venv/have-test
 	@echo "== C tests"
@@ -54,12 +64,21 @@ ctest: .venv/have-test
 test-timm: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@echo "== the live comparison with timm"
-	@$(TIMM)/$(PYTEST) tests/timm --ignore=tests/timm/test_all_163.py
+	@$(TIMM)/$(PYTEST) $(MANY) tests/timm --ignore-glob='*_163.py' \
+	    --ignore-glob='*/test_audit_*.py' --ignore=tests/timm/test_families.py
+	@$(TIMM)/$(PYTEST) tests/timm/test_audit_*.py
 
-# Every architecture; the largest with two blocks, unless VITPOOL_WHOLE=1.
+# Every architecture; the largest with two blocks, unless VITPOOL_WHOLE=1, and with
+# OPERATIONS=2e10 on smaller pictures.
 test-163: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
-	@$(TIMM)/$(PYTEST) tests/timm/test_all_163.py
+	@VITPOOL_OPERATIONS=$(OPERATIONS) $(TIMM)/$(PYTEST) -n $(JOBS) tests/timm/test_all_163.py \
+	    tests/timm/test_gradients_163.py
+
+# The 117 names of timm's other files; with NAMES=some one for each concept.
+test-families: .venv-timm/have-timm
+	@$(TIMM)/python setup.py -q build_ext --inplace
+	@VITPOOL_FAMILIES=$(NAMES) $(TIMM)/$(PYTEST) -n $(JOBS) tests/timm/test_families.py
 
 test-ray: .venv-ray/have-ray
 	@.venv-ray/bin/python setup.py -q build_ext --inplace
@@ -86,7 +105,9 @@ debug: .venv/have-test
 CORE_TESTS := $(patsubst %,tests/test_%.py,golden semantics bad_input model_api loading \
 	initialisation memory threads stateful properties checkpoint hostile_weights \
 	bit_equality arrays private_doors stages snapshot chunks attention_weights pool one_state \
-	references changes fresh_weights parts assignment)
+	references changes fresh_weights parts assignment gradients_golden gradients_door \
+	gradient_properties rope relative_positions naflex distilled conv_stem \
+	attention_of_classes fresh_families beit relpos eva)
 ASAN := address-undefined
 asan: export VITPOOL_SANITIZE=address,undefined
 asan: .venv/have-test
@@ -97,24 +118,31 @@ asan: .venv/have-test
 	@$(call VARIANT,$(ASAN))
 	@$(call WITH,$(ASAN),PYTHONMALLOC=malloc \
 	LD_PRELOAD="$(call LIB,libasan.so) $(call LIB,libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1) $(CORE_TESTS) \
-	-k "not grow and not quick" --capture=sys
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1) $(MANY) $(CORE_TESTS) \
+	tests/test_low_precision.py -k "not grow and not quick" --capture=sys
 
 # setarch: ThreadSanitizer of older compilers cannot map under some kernels' ASLR.
 # die_after_fork: a test's child goes on with threads of its own.
 tsan: export VITPOOL_SANITIZE=thread
 tsan: .venv/have-test
-	@echo "== C tests under ThreadSanitizer"
+	@echo "== C tests under ThreadSanitizer, but those that have one thread"
 	@$(BIN)/python setup.py -q build_ctests
+	@cd build/thread/ctests && rm -f test_kernels test_ukr_low test_amx_*
 	@TSAN_OPTIONS=die_after_fork=0 setarch -R $(RUN_CTESTS) build/thread/ctests
 
 # What reaches the C core, on each target of this machine but the best, which `make test`
-# runs on (there the C tests run on each of them).
+# runs on (there the C tests run on each of them). Targets that share the best's float32
+# differ in low precision alone.
+LOW_TESTS := $(patsubst %,tests/test_%.py,low_precision dtypes dtypes_state train_dtypes)
+FLOAT32_OF = $(BIN)/python -c "import vitpool; print(vitpool.show_config()['micro_kernel'])"
 test-targets: build
 	@for target in $$($(BIN)/python -c \
 	    "import vitpool; print(*vitpool.show_config()['targets'][:-1])"); do \
 	    echo "== VITPOOL_TARGET=$$target"; \
-	    VITPOOL_TARGET=$$target $(BIN)/$(PYTEST) $(CORE_TESTS) || exit 1; \
+	    tests="$(CORE_TESTS) $(LOW_TESTS)"; \
+	    test "$$(VITPOOL_TARGET=$$target $(FLOAT32_OF))" != "$$($(FLOAT32_OF))" || \
+	        tests="$(LOW_TESTS)"; \
+	    VITPOOL_TARGET=$$target $(BIN)/$(PYTEST) $(MANY) $$tests || exit 1; \
 	done
 
 # What is compiled for a target that this machine lacks is not counted.
@@ -219,7 +247,7 @@ wheel: .venv/have-dev
 	@test -z "$$(find dist -name '*.whl' -size +12M)" || { echo "over 12 MB"; exit 1; }
 
 # The tests on the wheel, in new environments, outside of the sources, for each Python at
-# hand, pyenv's included: all of them on the oldest and the newest, which differ most.
+# hand, pyenv's included: all of them on the oldest, and what reaches the core on the others.
 PYTHONS := python3.10 python3.11 python3.12 python3.13
 test-wheel: wheel
 	@PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd: -); \
@@ -232,10 +260,11 @@ test-wheel: wheel
 	    $$env/bin/pip install -q --disable-pip-version-check --find-links dist \
 	        --only-binary vitpool 'vitpool[test]' && \
 	    case $$python in \
-	    $(firstword $(PYTHONS)) | $(lastword $(PYTHONS))) tests=../../tests ;; \
+	    $(firstword $(PYTHONS))) tests=../../tests ;; \
 	    *) tests="$(CORE_TESTS:%=../../%)" ;; \
 	    esac && \
-	    (cd build/wheel && $$python/bin/pytest -q -p no:cacheprovider $$tests \
+	    (cd build/wheel && $$python/bin/pytest -q -p no:cacheprovider $(MANY) $$tests \
+	        $(ALONE:%=--ignore=../../%) \
 	        --ignore=../../tests/timm --ignore=../../tests/ray) || exit 1; \
 	done
 

@@ -86,16 +86,21 @@ def escape(text):
 
 def write_results(app):
     """What benchmarks.md includes: the results' charts and tables, as they are."""
-    from benchmarks import charts, kinds, report
+    from benchmarks import charts, kinds, precision_report, report
 
     RESULTS.parent.mkdir(exist_ok=True)
     runs = kinds.load(kinds.RESULTS)
     text = ["![By kind of CPU](../benchmarks/results/by_cpu.png)"] if runs else []
-    for data in runs:
-        name = f"docs_{data['target']}.png"
+    drawn = [("", data) for data in runs]
+    others = kinds.OTHER_CLASSES
+    drawn += [(others, data) for data in kinds.load(kinds.RESULTS, others)]
+    for before, data in drawn:
+        name = f"docs_{before}{data['target']}.png"
         charts.chart(data, RESULTS.with_name(name), narrow=True)
         heading, _, rest = report.markdown(data).strip().partition("\n")
         text.append(f"{heading}\n\n![Engines compared](../build/{name})\n{rest}")
+    low = precision_report.load(kinds.RESULTS).values()
+    text += [precision_report.markdown(data) for data in low]
     if not text:
         text = ["No results are in this tree: `make bench` makes them."]
     text = [re.sub(r"^#", "##", part, flags=re.M) for part in text]
