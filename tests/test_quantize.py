@@ -111,7 +111,7 @@ def test_a_model_without_blocks_is_reported_too() -> None:
     model = VisionTransformer(**(SMALL | {"depth": 0}))
     report = vitpool.quantize(model, "bfloat16").report
     assert report.layers == ()
-    assert 0.999 < report.features.worst_cosine <= 1  # one, where rounding happens to agree
+    assert 0.999 < report.features.worst_cosine <= 1  # 1 where roundings agree
     found = vitpool.compare(model, model.to("bfloat16"))
     assert found.precision is not None
 
