@@ -69,7 +69,7 @@ test-timm: .venv-timm/have-timm
 	@$(TIMM)/$(PYTEST) tests/timm/test_audit_*.py
 
 # Every architecture; the largest with two blocks, unless VITPOOL_WHOLE=1, and with
-# OPERATIONS=2e10 on smaller pictures.
+# OPERATIONS=1e10 on smaller pictures.
 test-163: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
 	@VITPOOL_OPERATIONS=$(OPERATIONS) $(TIMM)/$(PYTEST) -n $(JOBS) tests/timm/test_all_163.py \
@@ -248,6 +248,7 @@ wheel: .venv/have-dev
 
 # The tests on the wheel, in new environments, outside of the sources, for each Python at
 # hand, pyenv's included: all of them on the oldest, and what reaches the core on the others.
+# With CORE=1 that alone on the oldest, too.
 PYTHONS := python3.10 python3.11 python3.12 python3.13
 test-wheel: wheel
 	@PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd: -); \
@@ -259,7 +260,7 @@ test-wheel: wheel
 	    $$python -m venv $$env && \
 	    $$env/bin/pip install -q --disable-pip-version-check --find-links dist \
 	        --only-binary vitpool 'vitpool[test]' && \
-	    case $$python in \
+	    case $$python$(CORE) in \
 	    $(firstword $(PYTHONS))) tests=../../tests ;; \
 	    *) tests="$(CORE_TESTS:%=../../%)" ;; \
 	    esac && \

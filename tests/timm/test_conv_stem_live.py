@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import measure
 import numpy as np
 import prepare  # noqa: F401
 import pytest
@@ -67,9 +66,8 @@ def ours(model: Any, **options: Any) -> vitpool.VisionTransformer:
     return built
 
 
-def same(got: Any, model: Any, call: Any, x: np.ndarray, what: str) -> None:
-    exact, plain = reference.both(model, call, x)
-    measure.check(got, exact, measure.error(plain, exact), what)
+def same(mine: Any, model: Any, call: Any, x: np.ndarray, what: str) -> None:
+    reference.check(mine, model, call, x, what=what)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -97,10 +95,9 @@ def test_outputs_agree_with_timm(options: dict[str, Any], batch: int) -> None:
     mine = ours(model, **options)
     size = (mine.img_size[0], mine.img_size[1])
     x = recipe.picture((batch, options.get("in_chans", 3), *size))
-    same(mine(x), model, lambda m, x: m(x), x, "forward")
-    same(mine.patch_embed(x), model, lambda m, x: m.patch_embed(x), x, "patch_embed")
-    features = mine.forward_features(x)
-    same(features, model, lambda m, x: m.forward_features(x), x, "features")
+    same(mine, model, lambda m, x: m(x), x, "forward")
+    same(mine, model, lambda m, x: m.patch_embed(x), x, "patch_embed")
+    same(mine, model, lambda m, x: m.forward_features(x), x, "features")
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -110,7 +107,7 @@ def test_any_size_is_taken_as_timm_does(size: Any, padded: bool) -> None:
     model = theirs(**sizes)
     mine = ours(model, **sizes)
     x = recipe.picture((2, 3, *size))
-    same(mine(x), model, lambda m, x: m(x), x, f"{size}")
+    same(mine, model, lambda m, x: m(x), x, f"{size}")
     want = model.patch_embed(torch.from_numpy(x)).detach().numpy()
     assert mine.patch_embed(x).shape == want.shape
 
@@ -127,7 +124,7 @@ def test_another_size_is_set_as_in_timm() -> None:
     model.set_input_size((96, 64))
     mine.set_input_size((96, 64))
     x = recipe.picture((2, 3, 96, 64))
-    same(mine(x), model, lambda m, x: m(x), x, "forward")
+    same(mine, model, lambda m, x: m(x), x, "forward")
     assert mine.patch_embed.grid_size == tuple(model.patch_embed.grid_size)
     with pytest.raises(ValueError, match="patch_size must be"):
         mine.set_input_size(patch_size=8)
@@ -178,7 +175,7 @@ def test_files_load_and_take_another_number_of_channels(
         save_file(model.state_dict(), file)
     mine = vitpool.create_model("vit_base_mci_224", checkpoint_path=file, **SMALL)
     x = recipe.picture((2, 3, 64, 64))
-    same(mine(x), model, lambda m, x: m(x), x, "forward")
+    same(mine, model, lambda m, x: m(x), x, "forward")
     grey = vitpool.create_model(
         "vit_base_mci_224", checkpoint_path=file, **SMALL, in_chans=1
     )
@@ -187,7 +184,7 @@ def test_files_load_and_take_another_number_of_channels(
     first = "patch_embed.backbone.0.conv.weight"
     state[first] = state[first].sum(1, keepdim=True)
     adapted.load_state_dict(state)
-    same(grey(x[:, :1]), adapted, lambda m, x: m(x), x[:, :1], "one channel")
+    same(grey, adapted, lambda m, x: m(x), x[:, :1], "one channel")
 
 
 def test_a_file_of_another_kernel_is_refused(tmp_path: Path) -> None:
@@ -245,7 +242,7 @@ def test_mobileclips_own_file_is_read_as_timm_does(tmp_path: Path) -> None:
     torch.save(state, file)
     mine = vitpool.create_model("vit_base_mci_224", checkpoint_path=file, **SMALL)
     x = recipe.picture((2, 3, 64, 64))
-    same(mine(x), model, lambda m, x: m(x), x, "forward")
+    same(mine, model, lambda m, x: m(x), x, "forward")
     torch.save(state | {"image_encoder.model.neural": torch.zeros(2)}, file)
     with pytest.raises(ValueError, match="neural"):
         vitpool.create_model("vit_base_mci_224", checkpoint_path=file, **SMALL)
@@ -259,7 +256,7 @@ def test_an_open_clip_file_with_this_trunk_is_read(tmp_path: Path) -> None:
               file)  # fmt: skip
     mine = vitpool.create_model("vit_base_mci_224", checkpoint_path=file, **SMALL)
     x = recipe.picture((2, 3, 64, 64))
-    same(mine(x), model, lambda m, x: m(x), x, "forward")
+    same(mine, model, lambda m, x: m(x), x, "forward")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
