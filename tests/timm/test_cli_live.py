@@ -149,7 +149,7 @@ def test_without_the_hub_one_line_within_five_seconds(tmp_path, offline) -> None
             "hf-hub:timm/vit_base_patch16_siglip_224.webli",
             "vit_tiny_patch16_224",
         ):
-            for _ in range(3):  # a busy machine may start Python slowly, not three times
+            for _ in range(3):  # a busy machine starts Python slowly, not always
                 done, seconds = run_command(
                     "classify", str(PICTURES[0]), "-m", model, HF_ENDPOINT=address,
                     HF_HUB_OFFLINE=offline, HF_HOME=str(tmp_path), NO_PROXY="127.0.0.1",
