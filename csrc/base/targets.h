@@ -1,5 +1,5 @@
 /* The targets: the sets of CPU features that code is compiled for. This is their only list;
- * base/cpu.c, kernels/, ukernels/, setup.py, tools/run_ctests.sh and the tests read it.
+ * base/cpu.c, kernels/, ukernels/, setup.py and the tests read it.
  *
  *     X(name, architecture, vectors, features), from the least to the best
  *

@@ -1,5 +1,5 @@
-/* Targets: names, what each needs, and what is left when the kernel refuses AMX's tiles.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Targets: names, what each needs, and what is left when the kernel refuses AMX's tiles. Says
+ * which this machine has, for tools/run_ctests.sh. SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
 
 #include "base/cpu.h"
@@ -34,5 +34,12 @@ int main(void)
           #name " without its vectors");
     VP_TARGETS(VECTORS)
 #undef VECTORS
+    (void)printf("targets:");
+    for (int t = 0; t < VP_TARGET_COUNT; t++) {
+        if (vp_target_enable((vp_target)t)) {
+            (void)printf(" %s", vp_target_name((vp_target)t));
+        }
+    }
+    (void)printf("\n");
     return check_done();
 }
