@@ -13,15 +13,17 @@ MANY := -n $(JOBS) --dist loadfile --max-worker-restart=0
 ALONE := tests/test_audit_processes.py
 SAMPLES := $(sort $(wildcard vitpool/models/vit_digits/samples/*.png))
 PY := vitpool pytest_vitpool.py tests tools setup.py $(wildcard benchmarks docs)
-C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.[ch])
+C := $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] benchmarks/*.[ch] tools/arm/*.c)
 RUN_CTESTS = tools/run_ctests.sh
 
-.PHONY: build demo test ctest kills test-timm test-163 test-families test-ray test-targets debug asan tsan coverage \
-	test-wheel bench bench-kernels audit lint format fuzz docs wheel replay mutate clean
+.PHONY: build demo test ctest kills test-timm test-163 test-families test-ray \
+	test-targets test-wine debug asan tsan coverage test-wheel wheels bench \
+	bench-kernels audit mca lint format fuzz docs wheel replay mutate clean \
+	count-arm test-arm
 
 # .venv/have-EXTRA: an environment that has the extra; what it stands for is in
 # pyproject.toml. The C core itself is kept up to date by `build`.
-NEEDS := pyproject.toml tools/bootstrap.sh tools/find_blis.py
+NEEDS := pyproject.toml tools/bootstrap.sh tools/packages.sh tools/find_blis.py
 .venv/have-%: $(NEEDS)
 	@tools/bootstrap.sh .venv $*
 	@touch $@
@@ -130,6 +132,13 @@ tsan: .venv/have-test
 	@cd build/thread/ctests && rm -f test_kernels test_ukr_low test_amx_*
 	@TSAN_OPTIONS=die_after_fork=0 setarch -R $(RUN_CTESTS) build/thread/ctests
 
+# The tests on a Python without the GIL: PYTHON, or the first at hand of python3.14t and
+# python3.13t, pyenv's included.
+.PHONY: test-freethreaded
+test-freethreaded:
+	@tools/test_free_threaded.sh .venv-freethreaded $(MANY) tests --ignore=tests/timm \
+	    --ignore=tests/ray --ignore=tests/docs
+
 # What reaches the C core, on each target of this machine but the best, which `make test`
 # runs on (there the C tests run on each of them). Targets that share the best's float32
 # differ in low precision alone.
@@ -182,6 +191,41 @@ bench-kernels: .venv/have-test
 	@$(BIN)/python setup.py -q build_ctests --source-dir=benchmarks --program-dir=bench
 	@$(BIN)/python -m benchmarks.kernel_table build/bench/kernels csrc/kernels/README.md
 
+# What LLVM's scheduler models say of the kernels for ARM: their section of that file. Needs llvm-mca.
+mca: .venv/have-dev
+	@$(BIN)/python -m benchmarks.mca -o csrc/kernels/README.md
+
+# What builds for arm64 and runs that here: tools/arm/root.sh.
+ARM := build/arm64
+$(ARM)/have-root: pyproject.toml tools/packages.sh tools/arm/root.sh | .venv/have-test .venv/have-dev
+	@tools/arm/root.sh $(ARM) $(BIN)/python
+	@touch $@
+
+# The tests of an arm64 build under qemu-user, on each of CPUS. CTESTS: names of C tests, TESTS: files of
+# Python tests, or none of them; else all but those that want torch or Ray. CUT=1, for CI: the choice of a
+# target, kernels and products with fewer shapes, and of Python what reaches them, on the last CPU alone.
+CPUS ?= cortex-a72 neoverse-n1 max
+ifdef CUT
+test-arm: export VITPOOL_TEST_SMALL := 1
+CTESTS ?= test_cpu test_kernels test_ukr test_ukr_low test_gemm test_gemm_int test_group \
+	test_attention_half test_forward
+TESTS ?= $(patsubst %,tests/test_%.py,targets integers golden bit_equality low_precision)
+PYTHON_CPUS ?= $(lastword $(CPUS))
+endif
+ARM_TESTS = $(if $(TESTS),$(TESTS:%=$(CURDIR)/%),$(CURDIR)/tests \
+	$(patsubst %,--ignore=$(CURDIR)/%,tests/timm tests/ray tests/docs $(ALONE)))
+test-arm: $(ARM)/have-root
+	@CPUS="$(CPUS)" PYTHON_CPUS="$(PYTHON_CPUS)" CTESTS="$(CTESTS)" \
+	    ALONE="$(if $(TESTS),,$(ALONE:%=$(CURDIR)/%))" \
+	    tools/arm/test.sh $(ARM) $(BIN)/python \
+	    $(if $(filter none,$(TESTS)),,$(MANY) $(ARM_TESTS))
+
+# Instructions of a forward pass on arm64, under a qemu that has plugins: tools/arm/count.py.
+count-arm: $(ARM)/have-root
+	@tools/arm/setup.sh $(ARM) $(BIN)/python build_ctests --source-dir=benchmarks \
+	    --program-dir=bench --only=forward
+	@QEMU_LD_PREFIX=$(CURDIR)/$(ARM)/root $(BIN)/python tools/arm/count.py $(ARM)/bench/forward
+
 # timm's own classes audited, the programs run, and docs/audited.md: under half an hour.
 audit: .venv-timm/have-timm
 	@$(TIMM)/python setup.py -q build_ext --inplace
@@ -199,8 +243,23 @@ lint: .venv/have-dev build
 	VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
 	VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests \
 	    --source-dir=benchmarks --program-dir=bench
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@command -v clang >/dev/null || { echo "make lint needs clang"; exit 1; }
 	CC=clang VITPOOL_WERROR=1 $(BIN)/python setup.py -q build_ctests
+	@for other in aarch64-macos x86_64-windows-gnu; do \
+	    echo "== the C core compiled for $$other"; \
+	    $(call FOR,$$other) CFLAGS=-O0 VITPOOL_WERROR=1 \
+	        $(BIN)/python setup.py -q build_ctests --compile-only --only=test_parallel || exit 1; \
+	done
+
+# Another system's compiler, in the wheel that `dev` has; BLIS is at hand for this one alone.
+FOR = CC="$(BIN)/python -m ziglang cc -target $(1)" VITPOOL_BLIS=0 VITPOOL_BUILD=build/$(1)
+
+# Experimental: the C tests as Windows' programs.
+test-wine: .venv/have-dev
+	@command -v wine >/dev/null || { echo "make test-wine needs wine (apt install wine64)"; exit 1; }
+	@$(call FOR,x86_64-windows-gnu) LDFLAGS=-s $(BIN)/python setup.py -q build_ctests
+	@WINEDEBUG=-all $(RUN_CTESTS) build/x86_64-windows-gnu/without-blis/ctests wine
 
 format: .venv/have-dev
 	$(BIN)/ruff check --fix-only -q $(PY)
@@ -269,5 +328,9 @@ test-wheel: wheel
 	        --ignore=../../tests/timm --ignore=../../tests/ray) || exit 1; \
 	done
 
+# Linux' wheels for glibc and musl, x86-64 and aarch64, cross-compiled; ONLY=PLATFORM: one.
+wheels: .venv/have-dev
+	@$(BIN)/python tools/wheels.py $(ONLY)
+
 clean:
-	rm -rf build dist *.egg-info vitpool/*.so .venv .venv-timm .venv-ray
+	rm -rf build dist *.egg-info vitpool/*.so .venv .venv-timm .venv-ray .venv-freethreaded

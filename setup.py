@@ -13,6 +13,8 @@ Environment:
     VITPOOL_SANITIZE=a,b            e.g. address,undefined or thread
     VITPOOL_COVERAGE=1              gcov counters
     VITPOOL_WERROR=1                -Wconversion, and warnings are errors
+    VITPOOL_BLIS=0                  without BLIS, see tools/find_blis.py
+    VITPOOL_BUILD=folder            where objects and programs go, in place of build
     BLIS_DIR, BLIS_INCLUDEDIR, BLIS_LIBDIR    see tools/find_blis.py
 """
 
@@ -39,7 +41,7 @@ ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)  # so that all paths below, and __FILE__ in C, are relative
 sys.path.insert(0, str(ROOT / "tools"))
 
-from find_blis import MISSING, find_blis  # noqa: E402
+from find_blis import Blis, blis_to_link  # noqa: E402
 
 CSRC = Path("csrc")
 
@@ -56,6 +58,9 @@ class Target:
     @property
     def flags(self) -> list[str]:
         """What the compiler is to assume of the CPU."""
+        if self.architecture == "arm64":
+            parts = [f"+{feature}" for feature in self.features]
+            return [f"-march=armv8.2-a{''.join(parts)}"] if parts else []
         base = [] if self.vectors == self.name else TARGETS[self.vectors].flags
         own = [f"-m{feature.replace('_', '-')}" for feature in self.features]
         if "avx512f" in self.features:
@@ -74,6 +79,16 @@ def read_targets() -> dict[str, Target]:
 
 
 TARGETS = read_targets()
+# What a compiler calls the architectures of targets.h.
+ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm64", "arm64": "arm64"}
+
+
+# What a compiler's target has in its name.
+SYSTEMS = {
+    "linux": re.compile("linux"),
+    "macos": re.compile("darwin|macos"),
+    "windows": re.compile("mingw|windows"),
+}
 
 
 def say(message: str) -> None:
@@ -98,7 +113,9 @@ class Toolchain:
     cc: list[str] = field(init=False)
     flags: list[str] = field(init=False)
     link_flags: list[str] = field(init=False)
-    x86: bool = field(init=False)
+    architecture: str = field(init=False)
+    system: str = field(init=False)
+    blis: Blis | None = field(init=False)
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,13 +163,28 @@ class Toolchain:
         self.flags += ["-fvisibility=hidden", "-fPIC", "-pthread", *warn]
         self.flags += shlex.split(env.get("CFLAGS", ""))
         self.link_flags += ["-pthread", *shlex.split(env.get("LDFLAGS", ""))]
-        self.x86 = re.match("x86_64|amd64", self._ask("-dumpmachine")) is not None
+        machine, _, system = self._ask("-dumpmachine").partition("-")
+        self.architecture = ARCHITECTURES.get(machine, "any")
+        self.system = next(
+            (s for s, names in SYSTEMS.items() if names.search(system)), ""
+        )
+        if self.system == "windows" and "clang" not in self._ask("--version"):
+            sys.exit(
+                "vitpool: for Windows set CC to a clang: GCC aligns no stack for AVX"
+            )
+        self.blis = blis_to_link()
+        if self.blis is None:
+            variant.append("without-blis")
+            self.flags.append("-DVP_NO_BLIS=1")
         info = f"{self._ask('--version')}; {' '.join(self.flags)}"
         info = info.replace("\\", "\\\\").replace('"', '\\"')
         self.flags += [f'-DVP_BUILD_INFO="{info}"', f'-DVP_VERSION="{self.version}"']
-        if self.x86:
-            self.flags.append("-DVP_X86=1")
-        self.folder = Path("build", *["-".join(variant)] if variant else [])
+        if self.architecture != "any":
+            self.flags.append(f"-DVP_{self.architecture.upper()}=1")
+        folder = "-".join(variant)
+        self.folder = Path(
+            env.get("VITPOOL_BUILD", "build"), *[folder] if variant else []
+        )
 
     def _ask(self, option: str) -> str:
         run = subprocess.run([*self.cc, option], capture_output=True, text=True)
@@ -176,7 +208,12 @@ class Toolchain:
         def one(unit: Unit) -> Path:
             out = self.folder / "obj" / f"{unit.stem}.o"
             out.parent.mkdir(parents=True, exist_ok=True)
-            command = [*self.cc, *self.flags, *unit.flags, "-MMD"]
+            own = unit.flags
+            if "zig" in " ".join(self.cc):  # which takes features by -mcpu alone
+                own = [
+                    f.replace("-march=armv8.2-a", "-mcpu=generic+v8_2a") for f in own
+                ]
+            command = [*self.cc, *self.flags, *own, "-MMD"]
             command += ["-c", str(unit.source), "-o", str(out)]
             if not self._up_to_date(out, command):
                 say(f"compile {unit.stem}")
@@ -197,16 +234,13 @@ class Toolchain:
 
     def link(self, objects: list[Path], out: Path, extra: list[str]) -> None:
         """Link objects to out with BLIS, unless out is newer than all of them."""
-        blis = find_blis()
-        if blis is None:
-            sys.exit(MISSING)
-        command = [*self.cc, *map(str, objects), *extra, *blis.link_args]
-        if blis.static and sys.platform != "darwin":
-            command.append("-Wl,--exclude-libs,ALL")  # BLIS's symbols stay inside
+        command = [*self.cc, *map(str, objects), *extra]
+        command += self.blis.link_args if self.blis else []
         command += [*self.link_flags, "-lm", "-o", str(out)]
         note = self.folder / "obj" / f"{out.name}.link"
         made = out.stat().st_mtime if out.exists() else 0.0
-        fresh = all(p.stat().st_mtime <= made for p in [*objects, blis.library])
+        made_of = [*objects, self.blis.library] if self.blis else objects
+        fresh = all(p.stat().st_mtime <= made for p in made_of)
         if fresh and note.exists() and note.read_text() == shlex.join(command):
             return
         say(f"link {out}")
@@ -225,19 +259,18 @@ class Toolchain:
             raise CompileError(f"cannot build {command[-1]}")
 
 
-def core_units(x86: bool) -> list[Unit]:
+def core_units(architecture: str, blis: Blis | None) -> list[Unit]:
     """Everything of csrc/ but csrc/python/: no Python.h in here."""
-    blis = find_blis()
-    if blis is None:
-        sys.exit(MISSING)
     units = []
-    targets = [t for t in TARGETS.values() if x86 or t.architecture == "any"]
+    targets = [t for t in TARGETS.values() if t.architecture in (architecture, "any")]
     for source in sorted(CSRC.glob("*/*.c")):
         room, stem = source.parent.name, f"{source.parent.name}/{source.stem}"
         flags = ["-I", str(CSRC)]
         if room == "python":
             continue
         if source.name == "blis.c":
+            if blis is None:
+                continue
             flags += blis.compile_args
         _, _, own = source.stem.partition("__")
         if room == "kernels" and not source.stem.startswith(("dispatch", "ref")):
@@ -252,7 +285,7 @@ def core_units(x86: bool) -> list[Unit]:
     return units
 
 
-def emulated_units(x86: bool) -> list[Unit]:
+def emulated_units(architecture: str) -> list[Unit]:
     """Some micro-kernels once more, for C tests on a CPU that lacks their instructions.
 
     AMX's on emulated instructions; AVX-VNNI's in AVX-512's encoding of the same ones.
@@ -272,13 +305,16 @@ def emulated_units(x86: bool) -> list[Unit]:
         )
         for name, own in emulations.items()
         for source in sorted(CSRC.glob(f"ukernels/*__{name}.c"))
-        if x86
+        if architecture == "x86"
     ]
 
 
 # One binary serves Python 3.10 and later. Without the GIL there is no stable ABI.
 STABLE_ABI = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
     "Py_GIL_DISABLED"
+)
+PYTHON_DLL = (
+    "python3" if STABLE_ABI else f"python{sys.version_info[0]}{sys.version_info[1]}t"
 )
 
 
@@ -306,12 +342,23 @@ class BuildCore(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Build vitpool._core to where setuptools wants it."""
         tools = Toolchain(self.distribution.get_version())
-        objects = tools.compile(core_units(tools.x86) + python_units())
-        shared = ["-shared"]
-        if sys.platform == "darwin":
+        objects = tools.compile(
+            core_units(tools.architecture, tools.blis) + python_units()
+        )
+        # BLIS's symbols stay inside. Windows shows what is marked, PyInit__core, alone.
+        shared = ["-shared", f"-Wl,--version-script={CSRC}/python/exports.map"]
+        if tools.system == "macos":
             shared = ["-bundle", "-undefined", "dynamic_lookup"]
+            if tools.blis is not None:
+                shared.append("-Wl,-exported_symbol,_PyInit__core")
+        elif tools.system == "windows":
+            shared = ["-shared", f"-L{sys.base_prefix}/libs", f"-l{PYTHON_DLL}"]
         out = Path(os.path.relpath(self.get_ext_fullpath(ext.name)))
         tools.link(objects, out, shared)
+
+
+# Tests of what Windows has not: fork(), cgroups, attributes of a thread.
+OF_POSIX = {"test_amx_instructions", "test_cgroup", "test_fork", "test_thread_stack"}
 
 
 class BuildCTests(Command):
@@ -322,12 +369,15 @@ class BuildCTests(Command):
         ("source-dir=", None, "folder of the programs [tests/c]"),
         ("program-dir=", None, "where they go, in the variant's build folder [ctests]"),
         ("only=", None, "the one program to build"),
+        ("compile-only", None, "compile, and link nothing"),
     ]
+    boolean_options = ["compile-only"]
 
     def initialize_options(self) -> None:
         self.source_dir = "tests/c"
         self.program_dir = "ctests"
         self.only = "*"
+        self.compile_only = False
 
     def finalize_options(self) -> None:
         pass
@@ -335,22 +385,27 @@ class BuildCTests(Command):
     def run(self) -> None:
         tools = Toolchain(self.distribution.get_version())
         folder = Path(self.source_dir)
-        core = tools.compile(core_units(tools.x86))
+        core = tools.compile(core_units(tools.architecture, tools.blis))
         if folder == Path("tests/c"):
-            core += tools.compile(emulated_units(tools.x86))
+            core += tools.compile(emulated_units(tools.architecture))
         flags = ["-I", str(CSRC), "-I", "tests/c", "-UNDEBUG"]
         units = [
             Unit(source, flags, f"{folder}/{source.stem}")
             for source in sorted(folder.glob(f"{self.only}.c"))
+            if tools.system != "windows" or source.stem not in OF_POSIX
         ]
+        suffix = ".exe" if tools.system == "windows" else ""
+        objects = tools.compile(units)
+        if self.compile_only:
+            return
         # libFuzzer brings its own main().
         fuzzer = "fuzzer" in os.environ.get("VITPOOL_SANITIZE", "")
         extra = ["-fsanitize=fuzzer"] if fuzzer else []
         programs = tools.folder / self.program_dir
-        for unit, obj in zip(units, tools.compile(units), strict=True):
-            tools.link([obj, *core], programs / unit.source.stem, extra)
+        for unit, obj in zip(units, objects, strict=True):
+            tools.link([obj, *core], programs / f"{unit.source.stem}{suffix}", extra)
         for old in programs.glob("*"):
-            if not (folder / f"{old.name}.c").exists():
+            if not (folder / f"{old.stem}.c").exists():
                 old.unlink()
 
 

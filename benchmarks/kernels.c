@@ -123,13 +123,13 @@ static double peak_of(const char *folder, vp_target target)
 }
 
 /* What a micro-kernel can do at best, GFLOP/s, a multiply-add counting two of whatever type: as many
- * times float32's as 4 bytes of a row hold numbers; of tiles fma_peak tells a sixth of
+ * times float32's as inputs of a column are multiplied at once; of tiles fma_peak tells a sixth of
  * bfloat16's. */
 static double most_of(const char *folder, const vp_ukr *ukr)
 {
     const bool tiles =
         ukr->rows != VP_ROWS_f32 && strcmp(vp_target_name(ukr->target), "amx") == 0;
-    return peak_of(folder, ukr->target) * (double)vp_ukr_group(ukr) * (tiles ? 3 : 1);
+    return peak_of(folder, ukr->target) * (double)ukr->group * (tiles ? 3 : 1);
 }
 
 typedef struct {
@@ -185,7 +185,7 @@ static double measure_tile(const vp_ukr *ukr, errors *e)
         }
         round_rows(ukr, strip, a, mr * k);
         t.strip = strip;
-        t.lda = k / vp_ukr_group(ukr);
+        t.lda = vp_ukr_words(ukr, k);
     }
     if (ukr->split_panel != NULL) {
         ukr->split_panel(&(vp_ahead){.panel = w.data, .k = k, .ready = panel});

@@ -18,7 +18,7 @@ from vitpool import _core
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from find_blis import find_blis  # noqa: E402
+from find_blis import blis_to_link, find_blis  # noqa: E402
 
 STATIC, SHARED = "libblis.a", "libblis.so"
 
@@ -53,6 +53,27 @@ def test_named_folder_without_blis_is_not_replaced_by_another(
 ) -> None:
     monkeypatch.setenv("BLIS_DIR", str(blis_dir))
     assert find_blis() is None
+
+
+def test_a_build_without_blis_is_asked_for_or_not_linuxs(
+    blis_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLIS_DIR", str(blis_dir))  # where there is none yet
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(SystemExit, match="BLIS not found"):
+        blis_to_link()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert blis_to_link() is None
+    monkeypatch.setenv("VITPOOL_BLIS", "1")
+    with pytest.raises(SystemExit, match="BLIS not found"):
+        blis_to_link()
+    (blis_dir / "lib" / STATIC).touch()
+    assert blis_to_link() == find_blis() is not None
+    monkeypatch.setenv("VITPOOL_BLIS", "0")
+    assert blis_to_link() is None
+    monkeypatch.setenv("VITPOOL_BLIS", "no")
+    with pytest.raises(SystemExit, match="'no', neither 0 nor 1"):
+        blis_to_link()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")

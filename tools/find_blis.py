@@ -6,6 +6,9 @@ pkg-config, ``CONDA_PREFIX``, Debian's ``<triplet>/blis-<variant>/`` folders, an
 usual prefixes. A static library is preferred: BLIS keeps its SONAME across releases
 with other struct layouts, so a shared one can change under a built module.
 
+``VITPOOL_BLIS=0`` builds without BLIS, as macOS and Windows do where it is not found:
+plain C then takes its place, where the CPU has no float32 kernel of its own.
+
 As a script it prints what it found and exits 0, or prints what to install and exits 1.
 """
 
@@ -23,7 +26,8 @@ from pathlib import Path
 MISSING = (
     "vitpool: BLIS not found. Install it (Debian, Ubuntu: apt install "
     "libblis-serial-dev; Fedora: dnf install blis-devel; conda: conda install blis), "
-    "or set BLIS_DIR, or BLIS_INCLUDEDIR and BLIS_LIBDIR."
+    "or set BLIS_DIR, or BLIS_INCLUDEDIR and BLIS_LIBDIR. VITPOOL_BLIS=0 builds "
+    "without it: slower where the CPU has no float32 kernel of its own."
 )
 
 
@@ -139,8 +143,21 @@ def find_blis() -> Blis | None:
     return None
 
 
-if __name__ == "__main__":
-    blis = find_blis()
-    if blis is None:
+def blis_to_link() -> Blis | None:
+    """Return a build's BLIS; None: it is built without. SystemExit: BLIS is missing."""
+    wish = os.environ.get("VITPOOL_BLIS", "")
+    if wish not in ("", "0", "1"):
+        sys.exit(f"vitpool: VITPOOL_BLIS is {wish!r}, neither 0 nor 1")
+    blis = None if wish == "0" else find_blis()
+    optional = wish == "0" or (wish == "" and sys.platform in ("darwin", "win32"))
+    if blis is None and not optional:
         sys.exit(MISSING)
-    print(f"{blis.library} ({blis.origin}), header in {blis.include_dir}")
+    return blis
+
+
+if __name__ == "__main__":
+    blis = blis_to_link()
+    if blis is None:
+        print("no BLIS")
+    else:
+        print(f"{blis.library} ({blis.origin}), header in {blis.include_dir}")

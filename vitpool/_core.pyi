@@ -48,7 +48,7 @@ class _Config(TypedDict):
     micro_kernel: str
     tile: tuple[int, int]
     dtypes: dict[str, _Products]
-    blis: str
+    blis: str | None
     threads: int
     cpus: int
     caches: _Caches

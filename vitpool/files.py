@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are there whole or not at all, and stay so after a crash; locks."""
+# What Windows does in another way is here, so that nobody else has to know.
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
+
+WINDOWS = os.name == "nt"
 
 
 @contextlib.contextmanager
@@ -40,7 +43,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return  # which cannot be opened there
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -52,17 +57,46 @@ def sync(path: Path) -> None:
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
+def lock(file: IO[Any]) -> None:
+    """Lock a file until it is closed. BlockingIOError: another process has it.
+
+    Any other OSError: the file system has no locks.
+    """
+    if WINDOWS:
+        _lock_a_byte(file)
+        return
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# Windows locks bytes, and then nobody else reads them: one that no file has.
+_LOCKED_BYTE = 1 << 30
+
+
+def _lock_a_byte(file: IO[Any]) -> None:
+    import msvcrt
+
+    descriptor = file.fileno()
+    at = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError as error:  # what it says where another process has it
+        raise BlockingIOError(error.errno, error.strerror) from error
+    finally:
+        os.lseek(descriptor, at, os.SEEK_SET)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One run at a time in a folder; the lock dies with the process.
 
     Where the file system has no locks, a warning says so and the run goes on.
     """
-    import fcntl
-
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
             raise ValueError(f"{folder}: another run is writing there") from error
         except OSError as error:

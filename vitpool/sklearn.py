@@ -29,6 +29,7 @@ except ImportError as error:
 
 from .config import as_int
 from .model import PlainViT, Pooling, UntrainedWarning
+from .model.pictures import vectors_of
 from .registry import create_model
 from .text import some
 
@@ -107,16 +108,17 @@ class ViTFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         array = _as_array(X)
         pools = self.pooling_.pools
         if array is None or array.dtype == np.uint8:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UntrainedWarning)  # fit has said it
-                found = self.pooling_.model.embed(
-                    X,
-                    pools,
-                    batch_size=self.batch_size,
-                    num_workers=self.num_workers,
-                    progress=self.progress,
-                    errors=self.errors,
-                ).pools
+            # No embed() with its warning ignored: fit has said it, and filters are the
+            # process's, which two threads at once would leave changed.
+            found = vectors_of(
+                self.pooling_,
+                X,
+                None,
+                self.batch_size,
+                self.num_workers,
+                self.progress,
+                self.errors,
+            ).pools
             return np.concatenate([found[pool] for pool in pools], 1)
         rows = [
             self.pooling_(array[first : first + self.batch_size])

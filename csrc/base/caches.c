@@ -1,9 +1,10 @@
 /* How large a core's caches are. SPDX-License-Identifier: Apache-2.0 */
 #include "base/caches.h"
 
-#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "base/os.h"
 
 /* Should a hypervisor answer every subleaf alike, the list of caches has no end. */
 enum { CACHES_AT_MOST = 16 };
@@ -96,7 +97,7 @@ static void find(void)
 
 vp_caches vp_caches_get(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, find);
+    static vp_once once = VP_ONCE_INIT;
+    vp_run_once(&once, find);
     return found;
 }

@@ -1,4 +1,5 @@
 /* The CPU quota of this process's cgroup. SPDX-License-Identifier: Apache-2.0 */
+#if !defined(_WIN32) /* which has neither cgroups nor getline */
 #define _GNU_SOURCE
 #include "base/cgroup.h"
 
@@ -163,3 +164,4 @@ size_t vp_cgroup_cores(const char *root)
     }
     return least;
 }
+#endif

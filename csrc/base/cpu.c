@@ -7,6 +7,15 @@
 #include <unistd.h>
 #endif
 
+#if defined(VP_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(VP_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(VP_ARM64) && defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
+
 #include "base/cpuid.h"
 
 const char *vp_target_name(vp_target target)
@@ -107,6 +116,58 @@ static bool has_amx_bf16(void)
 static bool has_amx_int8(void)
 {
     return false;
+}
+#endif
+#endif
+
+#if defined(VP_ARM64)
+#if defined(__linux__)
+/* asm/hwcap.h's bits */
+enum { DOTPROD = 20 /* of AT_HWCAP */, I8MM = 13 /* of AT_HWCAP2 */, BF16 = 14 };
+
+static bool has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) >> DOTPROD & 1) != 0;
+}
+
+static bool has_i8mm(void)
+{
+    return (getauxval(AT_HWCAP2) >> I8MM & 1) != 0;
+}
+
+static bool has_bf16(void)
+{
+    return (getauxval(AT_HWCAP2) >> BF16 & 1) != 0;
+}
+
+#else
+#if defined(__APPLE__)
+static bool has(const char *name)
+{
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value == 1;
+}
+#define ASK(apples, windows) has(apples)
+#elif defined(_WIN32) /* numbers of winnt.h, the last two of which are young */
+#define ASK(apples, windows) (IsProcessorFeaturePresent(windows) != 0)
+#else /* nobody to ask */
+#define ASK(apples, windows) false
+#endif
+
+static bool has_dotprod(void)
+{
+    return ASK("hw.optional.arm.FEAT_DotProd", 43);
+}
+
+static bool has_i8mm(void)
+{
+    return ASK("hw.optional.arm.FEAT_I8MM", 66);
+}
+
+static bool has_bf16(void)
+{
+    return ASK("hw.optional.arm.FEAT_BF16", 68);
 }
 #endif
 #endif

@@ -22,6 +22,7 @@
     X(f32, 4)           \
     X(bf16, 2)          \
     X(u8, 1)            \
+    X(s8, 1)            \
     X(s16, 2)
 
 typedef enum {

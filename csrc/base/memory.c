@@ -3,11 +3,12 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include "base/os.h"
 
 /* Large blocks (weights, workspaces) start on a huge page: fewer TLB misses while a
  * panel of weights streams through the micro-kernel. */
@@ -46,8 +47,8 @@ void *vp_alloc(size_t bytes)
         return NULL;
     }
     const size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : VP_ALIGN;
-    void *p = NULL;
-    if (posix_memalign(&p, align, bytes > 0 ? bytes : 1) != 0) {
+    void *p = vp_aligned_alloc(align, bytes > 0 ? bytes : 1);
+    if (p == NULL) {
         return NULL;
     }
     atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
@@ -74,7 +75,7 @@ void vp_free(void *p)
     if (p != NULL) {
         atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
     }
-    free(p);
+    vp_aligned_free(p);
 }
 
 size_t vp_size_mul(size_t a, size_t b)

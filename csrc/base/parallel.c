@@ -1,14 +1,10 @@
 /* The process's threads. SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
 #include "base/parallel.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <time.h>
 
+#include "base/os.h"
 #include "base/threads_default.h"
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -40,8 +36,8 @@
 #define LINE 64 /* what several write lies in lines of its own */
 
 static struct {
-    pthread_mutex_t lock; /* sleeping and thread creation */
-    pthread_cond_t wake;
+    vp_mutex lock; /* sleeping and thread creation */
+    vp_condition wake;
     size_t threads;  /* workers alive, besides the callers (under lock) */
     size_t sleeping; /* of those (under lock) */
 
@@ -62,51 +58,51 @@ static struct {
     struct {
         _Alignas(LINE) atomic_uint_fast64_t items;
     } share[VP_MAX_THREADS];
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.lock = VP_MUTEX_INIT, .wake = VP_CONDITION_INIT};
 
-static pthread_mutex_t global = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t fork_handlers = PTHREAD_ONCE_INIT;
+static vp_mutex global = VP_MUTEX_INIT;
+static vp_once fork_handlers = VP_ONCE_INIT;
 
 static void before_fork(void)
 {
-    pthread_mutex_lock(&global);
-    pthread_mutex_lock(&pool.lock);
+    vp_mutex_lock(&global);
+    vp_mutex_lock(&pool.lock);
 }
 
 static void after_fork_parent(void)
 {
-    pthread_mutex_unlock(&pool.lock);
-    pthread_mutex_unlock(&global);
+    vp_mutex_unlock(&pool.lock);
+    vp_mutex_unlock(&global);
 }
 
 /* The child has only the thread that forked: no workers, no forward pass under way. */
 static void after_fork_child(void)
 {
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.wake, NULL);
+    vp_mutex_renew(&pool.lock);
+    vp_condition_renew(&pool.wake);
     pool.threads = pool.sleeping = 0;
     atomic_store(&pool.held, false);
     atomic_store(&pool.open, false);
     atomic_store(&pool.callers, 0);
     atomic_fetch_or(&pool.ticket, CLOSED); /* the shares go on counting loops */
-    pthread_mutex_unlock(&global);
+    vp_mutex_unlock(&global);
 }
 
 static void install_fork_handlers(void)
 {
     atomic_store(&pool.ticket, CLOSED);
-    (void)pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+    vp_at_fork(before_fork, after_fork_parent, after_fork_child);
 }
 
 void vp_global_lock(void)
 {
-    pthread_once(&fork_handlers, install_fork_handlers);
-    pthread_mutex_lock(&global);
+    vp_run_once(&fork_handlers, install_fork_handlers);
+    vp_mutex_lock(&global);
 }
 
 void vp_global_unlock(void)
 {
-    pthread_mutex_unlock(&global);
+    vp_mutex_unlock(&global);
 }
 
 void vp_set_num_threads(size_t n)
@@ -210,20 +206,13 @@ static void take_items(const loop *l, size_t worker)
     }
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void *worker_main(void *argument)
 {
     const size_t index = (size_t)(uintptr_t)argument;
     uint64_t seen = CLOSED;
     for (;;) {
         /* pass 1: spin for the next loop, for a while */
-        const uint64_t start = now_ns();
+        const uint64_t start = vp_now_ns();
         uint64_t ticket = seen;
         for (unsigned turn = 1;; turn++) {
             ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
@@ -233,15 +222,15 @@ static void *worker_main(void *argument)
             }
             cpu_relax();
             if (turn % SPIN_TURNS == 0 && !wanted(index) &&
-                now_ns() - start > SPIN_NS) {
+                vp_now_ns() - start > SPIN_NS) {
                 /* pass 2: sleep until a team opens that has a place for this worker */
-                pthread_mutex_lock(&pool.lock);
+                vp_mutex_lock(&pool.lock);
                 pool.sleeping++;
                 while (!wanted(index)) {
-                    pthread_cond_wait(&pool.wake, &pool.lock);
+                    vp_condition_wait(&pool.wake, &pool.lock);
                 }
                 pool.sleeping--;
-                pthread_mutex_unlock(&pool.lock);
+                vp_mutex_unlock(&pool.lock);
             }
         }
         seen = ticket;
@@ -253,56 +242,26 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-/* The signals that workers block. What is sent to the process is for the interpreter's
- * threads: its handlers run there, and a sleeping one has to be woken; a profiler's SIGPROF
- * is no exception. What a thread brings upon itself must reach it: where that is blocked
- * the kernel ends the process at once, past the handler that would print a traceback. */
-static sigset_t blocked_in_workers(void)
-{
-    static const int own[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
-                              SIGABRT, SIGTRAP, SIGSYS};
-    sigset_t set;
-    sigfillset(&set);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
-        sigdelset(&set, own[i]);
-    }
-    return set;
-}
-
 /* Starts workers up to `count`; fewer where the system has no more threads. */
 static size_t start_workers(size_t count)
 {
-    pthread_mutex_lock(&pool.lock);
-    if (pool.threads < count) {
-        const sigset_t blocked = blocked_in_workers();
-        sigset_t old;
-        pthread_sigmask(SIG_SETMASK, &blocked, &old); /* a new thread inherits it */
-        pthread_attr_t attr;
-        pthread_attr_init(&attr);
-        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-        while (pool.threads < count) {
-            pthread_t thread;
-            void *index = (void *)(uintptr_t)(pool.threads + 1);
-            if (pthread_create(&thread, &attr, worker_main, index) != 0) {
-                break;
-            }
-            pool.threads++;
-        }
-        pthread_attr_destroy(&attr);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+    vp_mutex_lock(&pool.lock);
+    while (pool.threads < count &&
+           vp_thread_start(worker_main, (void *)(uintptr_t)(pool.threads + 1))) {
+        pool.threads++;
     }
     const size_t have = pool.threads < count ? pool.threads : count;
-    pthread_mutex_unlock(&pool.lock);
+    vp_mutex_unlock(&pool.lock);
     return have;
 }
 
 static void wake_workers(void)
 {
-    pthread_mutex_lock(&pool.lock);
+    vp_mutex_lock(&pool.lock);
     if (pool.sleeping > 0) {
-        pthread_cond_broadcast(&pool.wake);
+        vp_condition_wake_all(&pool.wake);
     }
-    pthread_mutex_unlock(&pool.lock);
+    vp_mutex_unlock(&pool.lock);
 }
 
 /* Shares that a smaller team has not used for long get a recent loop number: an age counts
@@ -317,7 +276,7 @@ static void renew_shares(size_t from, size_t to)
 
 size_t vp_team_open(vp_team *team)
 {
-    pthread_once(&fork_handlers, install_fork_handlers);
+    vp_run_once(&fork_handlers, install_fork_handlers);
     const size_t limit = vp_get_num_threads();
     atomic_fetch_add(&pool.callers, 1);
     team->owner = limit > 1 && !atomic_exchange(&pool.held, true);
@@ -376,7 +335,7 @@ void vp_parallel_for(vp_team *team, size_t items, vp_task task, void *ctx)
          atomic_load_explicit(&pool.done, memory_order_acquire) < items; turn++) {
         cpu_relax();
         if (turn % (SPIN_TURNS * 16) == 0) {
-            sched_yield(); /* the worker may be waiting for this very core */
+            vp_thread_yield(); /* the worker may be waiting for this very core */
         }
     }
 }

@@ -1,14 +1,12 @@
 /* How many threads this process may sensibly use. SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
 #include "base/threads_default.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/cgroup.h"
+#include "base/os.h"
 #include "base/parallel.h"
 
 /* The positive integer at the start of what OMP_NUM_THREADS is, which may be a list; 0 where
@@ -45,14 +43,8 @@ bool vp_num_threads_wish_met(void)
 
 size_t vp_usable_cpus(void)
 {
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    size_t n = online > 0 ? (size_t)online : 1;
+    size_t n = vp_cores_allowed();
 #if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
-        const size_t allowed = (size_t)CPU_COUNT(&set);
-        n = allowed < n ? allowed : n;
-    }
     const size_t quota = vp_cgroup_cores("");
     n = quota < n ? quota : n;
 #endif

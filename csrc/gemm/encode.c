@@ -89,14 +89,44 @@ static void encode(const vp_ukr *ukr, void *to, const vp_numbers *from, size_t r
     }
 }
 
+/* `unit` is a constant where it is called. */
+static inline void transpose(char *restrict to, const char *restrict from,
+                             size_t stride, size_t nr, size_t units, size_t unit)
+{
+    for (size_t u = 0; u < units; u++) {
+        for (size_t r = 0; r < nr; r++) {
+            memcpy(to + (u * nr + r) * unit, from + r * stride + u * unit, unit);
+        }
+    }
+}
+
+void vp_transpose_units(const vp_kernels *kernels, void *to, const void *from,
+                        size_t stride, size_t nr, size_t units, size_t unit)
+{
+    switch (unit) {
+    case 4:
+        kernels->transpose(to, nr, from, stride / 4, nr, units);
+        break;
+    case 8:
+        transpose(to, from, stride, nr, units, 8);
+        break;
+    case 2:
+        transpose(to, from, stride, nr, units, 2);
+        break;
+    default:
+        transpose(to, from, stride, nr, units, 1);
+        break;
+    }
+}
+
 void vp_encode_panel(const vp_ukr *ukr, void *panel, const vp_numbers *from, size_t row,
                      size_t rows, size_t k0, size_t length)
 {
-    const size_t bytes = vp_dtype_bytes(ukr->weight), unit = bytes * vp_ukr_group(ukr);
+    const size_t bytes = vp_dtype_bytes(ukr->weight), unit = bytes * ukr->group;
     const size_t nr = ukr->nr, filled = vp_ukr_filled(ukr, length);
     uint32_t buffer[MOST_COLUMNS * CHUNK / 2];
     char *columns = (char *)buffer, *to = panel;
-    assert(nr <= MOST_COLUMNS && unit >= 2);
+    assert(nr <= MOST_COLUMNS && bytes <= 2);
     for (size_t i0 = 0; i0 < filled; i0 += CHUNK) {
         const size_t n = vp_min(CHUNK, length - vp_min(i0, length));
         const size_t units = vp_min(CHUNK, filled - i0) * bytes / unit;
@@ -106,17 +136,8 @@ void vp_encode_panel(const vp_ukr *ukr, void *panel, const vp_numbers *from, siz
         for (size_t r = 0; r < rows; r++) {
             encode(ukr, columns + r * CHUNK * bytes, from, row + r, k0 + i0, n);
         }
-        if (unit == 4) {
-            vp_kernels_get()->transpose((float *)to, nr, (float *)buffer,
-                                        CHUNK * bytes / 4, nr, units);
-        } else {
-            const uint16_t *x = (const uint16_t *)buffer;
-            for (size_t u = 0; u < units; u++) {
-                for (size_t r = 0; r < nr; r++) {
-                    ((uint16_t *)to)[u * nr + r] = x[r * (CHUNK * bytes / 2) + u];
-                }
-            }
-        }
+        vp_transpose_units(vp_kernels_get(), to, columns, CHUNK * bytes, nr, units,
+                           unit);
         to += units * unit * nr;
     }
 }
@@ -132,7 +153,7 @@ static float from_bf16(uint16_t half)
 /* Where input i of a column is in a panel. */
 static size_t place(const vp_ukr *ukr, size_t col, size_t i)
 {
-    const size_t g = vp_ukr_group(ukr);
+    const size_t g = ukr->group;
     return (i / g * ukr->nr + col) * g + i % g;
 }
 

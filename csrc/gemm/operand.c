@@ -12,8 +12,7 @@
 /* Floats from one row to the next: an odd number of cache lines, as vp_row_stride. */
 static size_t stride_of(const vp_packed *w)
 {
-    return vp_row_stride(
-        vp_ceil_div(vp_ukr_filled(w->ukr, w->k), vp_ukr_group(w->ukr)));
+    return vp_row_stride(vp_ukr_words(w->ukr, w->k));
 }
 
 /* Cuts it from the arena: rows, and those that a micro-kernel may read past the last. */
@@ -38,6 +37,14 @@ size_t vp_operand_bytes(const vp_packed *w, size_t m)
     return arena.used;
 }
 
+/* q - 128 of numbers without a sign are numbers with one. */
+static void take_128(uint8_t *q, size_t k)
+{
+    for (size_t i = 0; i < k; i++) {
+        q[i] ^= 0x80;
+    }
+}
+
 void vp_operand_row(const vp_kernels *kernels, const vp_ukr *ukr, void *to,
                     const float *x, size_t k, float *scale, int32_t *zero)
 {
@@ -51,6 +58,11 @@ void vp_operand_row(const vp_kernels *kernels, const vp_ukr *ukr, void *to,
         break;
     case VP_ROWS_u8:
         kernels->quantize_u8(to, x, k, scale, zero);
+        break;
+    case VP_ROWS_s8:
+        kernels->quantize_u8(to, x, k, scale, zero);
+        take_128(to, k);
+        *zero -= 128;
         break;
     case VP_ROWS_s16:
         kernels->quantize_s16(to, x, k, vp_levels(ukr->weight, k), scale, zero);

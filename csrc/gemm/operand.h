@@ -4,6 +4,7 @@
  *     bf16      the nearest bfloat16
  *     u8, s16   integers 0 to vp_levels, with a scale and a zero point for each row: dynamic, so
  *               that nothing is calibrated and an outlier costs its own row alone
+ *     s8        u8's integers and zero point less 128: the same differences, and so the same bits
  *
  * Rows are filled up with zeros to a multiple of kr. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_GEMM_OPERAND_H

@@ -144,7 +144,7 @@ static inline void add_sums(int32_t *restrict sum, const int8_t *restrict q,
 static void set_sums(vp_packed *packed)
 {
     const vp_ukr *ukr = packed->ukr;
-    const size_t g = vp_ukr_group(ukr), nr = ukr->nr;
+    const size_t g = ukr->group, nr = ukr->nr;
     int32_t *sum = (int32_t *)vp_packed_sum(packed);
     memset(sum, 0, outputs(packed) * sizeof *sum);
     for (size_t b = 0; b < vp_packed_blocks(packed); b++) {
@@ -153,6 +153,8 @@ static void set_sums(vp_packed *packed)
             const int8_t *q = vp_packed_panel(packed, b, p);
             if (g == 4) {
                 add_sums(sum + p * nr, q, steps, nr, 4);
+            } else if (g == 8) {
+                add_sums(sum + p * nr, q, steps, nr, 8);
             } else {
                 add_sums(sum + p * nr, q, steps, nr, g);
             }

@@ -5,7 +5,7 @@
  *
  *     block 0: panel 0 [kc][nr], panel 1 [kc][nr], ...     block 1: ...
  *
- * or panels [kc / g][nr][g], where 4 bytes of a row hold g inputs. The last panel
+ * or panels [kc / g][nr][g] of ukr's group, where weights are not float32. The last panel
  * is filled up with zeros, and so are the inputs of a block to a multiple of kr. Every panel
  * starts on a cache line. kc depends on k alone, so the order of a sum does too.
  *

@@ -1,8 +1,10 @@
 /* Small products within one worker. SPDX-License-Identifier: Apache-2.0 */
 #include "gemm/panels.h"
 
+#include <assert.h>
 #include <string.h>
 
+#include "gemm/encode.h"
 #include "gemm/operand.h"
 
 vp_panels_room vp_panels_take_room(vp_arena *arena, const vp_ukr *ukr, size_t part,
@@ -10,7 +12,7 @@ vp_panels_room vp_panels_take_room(vp_arena *arena, const vp_ukr *ukr, size_t pa
 {
     vp_panels_room room = {NULL, 0, NULL};
     if (ukr->rows != VP_ROWS_f32) {
-        const size_t words = vp_ukr_filled(ukr, k) / vp_ukr_group(ukr);
+        const size_t words = vp_ukr_words(ukr, k);
         room.strip_stride = vp_row_stride(words);
         room.strip = vp_arena_floats(arena, ukr->mr * room.strip_stride);
         room.panel = vp_arena_floats(arena, ukr->nr * words);
@@ -54,19 +56,34 @@ static void end_panel(const vp_ukr *ukr, const float *panel, size_t k, void *rea
     }
 }
 
-/* Two rows of x side by side: to[nr][2], those from `cols` on zeros. x1 may be NULL: zeros. */
-static void pack_pair(const vp_run *run, uint16_t *to, const float *x0, const float *x1,
-                      size_t cols)
+enum { MOST_COLUMNS = 64, MOST_GROUP = 4 };
+
+/* to[nr][g], g rows side by side; g is a constant where it is called. */
+static inline void interleave(uint16_t *restrict to, uint16_t (*rows)[MOST_COLUMNS],
+                              size_t nr, size_t g)
 {
-    enum { MOST = 64 };
-    uint16_t rows[2][MOST] = {{0}};
-    vp_operand_row(run->kernels, run->ukr, rows[0], x0, cols, NULL, NULL);
-    if (x1 != NULL) {
-        vp_operand_row(run->kernels, run->ukr, rows[1], x1, cols, NULL, NULL);
+    for (size_t c = 0; c < nr; c++) {
+        for (size_t i = 0; i < g; i++) {
+            to[c * g + i] = rows[i][c];
+        }
     }
-    for (size_t c = 0; c < run->ukr->nr; c++) {
-        to[2 * c] = rows[0][c];
-        to[2 * c + 1] = rows[1][c];
+}
+
+/* A group of rows of x side by side: to[nr][group]; zeros from `cols` on, and for the rows from
+ * `there` on. */
+static void pack_group(const vp_run *run, uint16_t *to, const float *x, size_t ldx,
+                       size_t there, size_t cols)
+{
+    uint16_t rows[MOST_GROUP][MOST_COLUMNS] = {{0}};
+    const size_t g = run->ukr->group, nr = run->ukr->nr;
+    for (size_t i = 0; i < vp_min(there, g); i++) {
+        vp_operand_row(run->kernels, run->ukr, rows[i], x + i * ldx, cols, NULL, NULL);
+    }
+    if (g == 2) {
+        interleave(to, rows, nr, 2);
+    } else {
+        assert(g == 4);
+        interleave(to, rows, nr, 4);
     }
 }
 
@@ -74,28 +91,28 @@ static void pack_pair(const vp_run *run, uint16_t *to, const float *x0, const fl
 static void pack_bf16(const vp_run *run, uint16_t *panel, const float *x, size_t ldx,
                       size_t k, size_t cols)
 {
-    const size_t nr = run->ukr->nr, filled = vp_ukr_filled(run->ukr, k);
-    for (size_t i = 0; i < k; i += 2) {
-        pack_pair(run, panel + i * nr, x + i * ldx,
-                  i + 1 < k ? x + (i + 1) * ldx : NULL, cols);
+    const size_t g = run->ukr->group, nr = run->ukr->nr;
+    const size_t there = vp_round_up(k, g), filled = vp_ukr_filled(run->ukr, k);
+    for (size_t i = 0; i < k; i += g) {
+        pack_group(run, panel + i * nr, x + i * ldx, ldx, k - i, cols);
     }
-    memset(panel + vp_round_up(k, 2) * nr, 0,
-           (filled - vp_round_up(k, 2)) * nr * sizeof *panel);
+    memset(panel + there * nr, 0, (filled - there) * nr * sizeof *panel);
 }
 
-/* panel = x[cols][k] transposed, in bfloat16: its pairs are transposed as floats */
+/* panel = x[cols][k] transposed, in bfloat16: its groups are transposed */
 static void pack_bf16_transposed(const vp_run *run, const vp_panels_room *room,
-                                 float *panel, const float *x, size_t ldx, size_t k,
+                                 void *panel, const float *x, size_t ldx, size_t k,
                                  size_t cols)
 {
     const vp_ukr *ukr = run->ukr;
-    const size_t words = vp_ukr_filled(ukr, k) / 2;
+    const size_t words = vp_ukr_words(ukr, k), unit = ukr->group * sizeof(uint16_t);
     for (size_t c = 0; c < cols; c++) {
         vp_operand_row(run->kernels, ukr, room->panel + c * words, x + c * ldx, k, NULL,
                        NULL);
     }
     memset(room->panel + cols * words, 0, (ukr->nr - cols) * words * sizeof(float));
-    run->kernels->transpose(panel, ukr->nr, room->panel, words, ukr->nr, words);
+    vp_transpose_units(run->kernels, panel, room->panel, words * 4, ukr->nr,
+                       words * 4 / unit, unit);
 }
 
 void vp_panels_pack(const vp_run *run, const vp_panels_room *room, void *panels,

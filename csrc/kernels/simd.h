@@ -1,8 +1,8 @@
 /* One vector type for every target: vf, VW floats wide. Only kernels/ sees it.
  *
- * VP_TARGET decides at compile time: AVX-512 intrinsics, AVX2 + FMA intrinsics, or GCC's
- * portable vector extension (SSE2, NEON, ...). Loads and stores need no alignment. A tail
- * of n < VW lanes is loaded and stored without touching memory beyond it.
+ * VP_TARGET decides at compile time: intrinsics of AVX-512, of AVX2 + FMA, of NEON, or GCC's
+ * portable vector extension. Loads and stores need no alignment. A tail of n < VW lanes is
+ * loaded and stored without touching memory beyond it.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_KERNELS_SIMD_H
 #define VP_KERNELS_SIMD_H
@@ -12,6 +12,12 @@
 #include <string.h>
 
 #define VP_INLINE static inline __attribute__((always_inline))
+
+/* NEON is in the ABI's floor, so flags do not tell: 1 for the target of that name alone, which
+ * leaves the portable vectors to `baseline`. */
+#define VP_VECTORS_OF_neon 1
+#define VP_VECTORS_OF(target) VP_VECTORS_OF_##target
+#define VP_VECTORS(target) VP_VECTORS_OF(target)
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -228,6 +234,137 @@ VP_INLINE vf vf_from_u8(const uint8_t *p)
 {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+#elif defined(__ARM_NEON) && VP_VECTORS(VP_TARGET)
+/* The portable vectors are NEON on ARM as well. This says what is one instruction there and
+ * several operations in C: comparisons that select, sums across lanes, tails without memcpy. */
+#include <arm_neon.h>
+
+#define VP_NEON_VECTORS 1
+#define VW 4
+typedef float32x4_t vf;
+
+VP_INLINE vf vf_set(float a)
+{
+    return vdupq_n_f32(a);
+}
+VP_INLINE vf vf_load(const float *p)
+{
+    return vld1q_f32(p);
+}
+VP_INLINE void vf_store(float *p, vf a)
+{
+    vst1q_f32(p, a);
+}
+/* n may be VW, as everywhere. */
+VP_INLINE vf vf_load_n(const float *p, size_t n)
+{
+    const vf zero = vdupq_n_f32(0.0f);
+    switch (n) {
+    case 0:
+        return zero;
+    case 1:
+        return vld1q_lane_f32(p, zero, 0);
+    case 2:
+        return vcombine_f32(vld1_f32(p), vget_low_f32(zero));
+    case 3:
+        return vld1q_lane_f32(p + 2, vcombine_f32(vld1_f32(p), vget_low_f32(zero)), 2);
+    default:
+        return vld1q_f32(p);
+    }
+}
+VP_INLINE void vf_store_n(float *p, vf a, size_t n)
+{
+    if (n >= VW) {
+        vst1q_f32(p, a);
+        return;
+    }
+    if (n & 2) {
+        vst1_f32(p, vget_low_f32(a));
+        p += 2;
+        a = vextq_f32(a, a, 2);
+    }
+    if (n & 1) {
+        vst1q_lane_f32(p, a, 0);
+    }
+}
+VP_INLINE vf vf_keep(vf a, size_t n, vf fill)
+{
+    const uint32x4_t lanes = {0, 1, 2, 3};
+    return vbslq_f32(vcltq_u32(lanes, vdupq_n_u32((uint32_t)n)), a, fill);
+}
+VP_INLINE vf vf_add(vf a, vf b)
+{
+    return vaddq_f32(a, b);
+}
+VP_INLINE vf vf_sub(vf a, vf b)
+{
+    return vsubq_f32(a, b);
+}
+VP_INLINE vf vf_mul(vf a, vf b)
+{
+    return vmulq_f32(a, b);
+}
+VP_INLINE vf vf_div(vf a, vf b)
+{
+    return vdivq_f32(a, b);
+}
+VP_INLINE vf vf_sqrt(vf a)
+{
+    return vsqrtq_f32(a);
+}
+VP_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return vfmaq_f32(c, a, b);
+}
+VP_INLINE vf vf_fnma(vf a, vf b, vf c)
+{
+    return vfmsq_f32(c, a, b);
+}
+/* FMAX gives NaN where either operand is one, FMAXNM where both are: neither is vf_max. */
+VP_INLINE vf vf_max(vf a, vf b)
+{
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+VP_INLINE vf vf_min(vf a, vf b)
+{
+    return vbslq_f32(vcltq_f32(a, b), a, b);
+}
+VP_INLINE vf vf_nan_or(vf a, vf b)
+{
+    return vbslq_f32(vceqq_f32(a, a), b, a);
+}
+VP_INLINE vf vf_abs(vf a)
+{
+    return vabsq_f32(a);
+}
+VP_INLINE vf vf_if_negative(vf a, vf yes, vf no) /* by the sign bit */
+{
+    return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(a)), yes, no);
+}
+VP_INLINE vf vf_two_to(vf shifted)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(shifted), 23));
+}
+VP_INLINE vf vf_swap(vf a)
+{
+    return vrev64q_f32(a);
+}
+VP_INLINE float vf_sum(vf a)
+{
+    return vaddvq_f32(a);
+}
+VP_INLINE float vf_hmax(vf a)
+{
+    return vmaxnmvq_f32(a);
+}
+VP_INLINE vf vf_from_u8(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    const uint16x8_t wide = vmovl_u8(vcreate_u8(four));
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide)));
 }
 
 #else /* portable: GCC and Clang vectors of four */

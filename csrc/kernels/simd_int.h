@@ -230,6 +230,110 @@ VP_INLINE vf vf_load_f16(const uint16_t *p)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
+#elif defined(VP_NEON_VECTORS)
+typedef uint32x4_t vi; /* unsigned, so that it is modulo 2^32 */
+
+VP_INLINE int32x4_t vi_signed(vi a)
+{
+    return vreinterpretq_s32_u32(a);
+}
+VP_INLINE vi vi_set(int32_t a)
+{
+    return vdupq_n_u32((uint32_t)a);
+}
+VP_INLINE vi vi_load(const int32_t *p)
+{
+    return vreinterpretq_u32_s32(vld1q_s32(p));
+}
+VP_INLINE vi vi_load_n(const int32_t *p, size_t n)
+{
+    return vreinterpretq_u32_f32(vf_load_n((const float *)(const void *)p, n));
+}
+VP_INLINE vi vi_bits(vf a)
+{
+    return vreinterpretq_u32_f32(a);
+}
+VP_INLINE vi vi_round(vf a)
+{
+    return vreinterpretq_u32_s32(vcvtnq_s32_f32(a));
+}
+VP_INLINE vf vi_float(vi a)
+{
+    return vcvtq_f32_s32(vi_signed(a));
+}
+VP_INLINE vi vi_add(vi a, vi b)
+{
+    return vaddq_u32(a, b);
+}
+VP_INLINE vi vi_sub(vi a, vi b)
+{
+    return vsubq_u32(a, b);
+}
+VP_INLINE vi vi_mul(vi a, vi b)
+{
+    return vmulq_u32(a, b);
+}
+VP_INLINE vi vi_min(vi a, vi b)
+{
+    return vreinterpretq_u32_s32(vminq_s32(vi_signed(a), vi_signed(b)));
+}
+VP_INLINE vi vi_max(vi a, vi b)
+{
+    return vreinterpretq_u32_s32(vmaxq_s32(vi_signed(a), vi_signed(b)));
+}
+VP_INLINE vi vi_umax(vi a, vi b)
+{
+    return vmaxq_u32(a, b);
+}
+VP_INLINE vi vi_and(vi a, vi b)
+{
+    return vandq_u32(a, b);
+}
+VP_INLINE vi vi_or(vi a, vi b)
+{
+    return vorrq_u32(a, b);
+}
+VP_INLINE vi vi_shr(vi a, int n)
+{
+    return vreinterpretq_u32_s32(vi_signed(a) >> n);
+}
+VP_INLINE vi vi_if_nan(vf x, vi yes, vi no)
+{
+    return vbslq_u32(vceqq_f32(x, x), no, yes);
+}
+VP_INLINE int32_t vi_hmax(vi a)
+{
+    return vmaxvq_s32(vi_signed(a));
+}
+VP_INLINE uint32_t vi_humax(vi a)
+{
+    return vmaxvq_u32(a);
+}
+/* Of numbers that 16 bits hold the lower halves are all: one UZP1 takes those of two vectors. */
+VP_INLINE int16x8_t vi_halves(vi a, vi b)
+{
+    return vuzp1q_s16(vreinterpretq_s16_u32(a), vreinterpretq_s16_u32(b));
+}
+VP_INLINE void vi_store_16(void *p, vi a, vi b)
+{
+    vst1q_s16(p, vi_halves(a, b));
+}
+VP_INLINE void vi_store_u8(uint8_t *p, vi a, vi b, vi c, vi d)
+{
+    const uint8x8_t low = vqmovun_s16(vi_halves(a, b));
+    vst1q_u8(p, vqmovun_high_s16(low, vi_halves(c, d)));
+}
+/* FCVTN and FCVTL round and keep denormals and payloads as asked for while FPCR is 0, as every
+ * thread finds it. */
+VP_INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a)));
+}
+VP_INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+
 #else /* portable; unsigned, so that it is modulo 2^32 */
 typedef vp_ui vi;
 typedef int16_t vp_s16x4 __attribute__((vector_size(8)));

@@ -1,7 +1,7 @@
 /* y[cols][rows] = x[rows][cols] transposed: packing of weights and of attention's keys.
  *
  * Compiled once per target; blocks of 16 x 16 so that both sides stay in cache, in
- * registers on AVX-512. SPDX-License-Identifier: Apache-2.0 */
+ * registers on AVX-512, 4 x 4 of them on NEON. SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/target.h"
 
 #define BLOCK 16
@@ -46,6 +46,45 @@ static void transpose_16x16(float *y, size_t ldy, const float *x, size_t ldx)
         _mm512_storeu_ps(y + (j + 12) * ldy, _mm512_shuffle_f32x4(r, s, 0xdd));
     }
 }
+#elif defined(VP_NEON_VECTORS)
+/* 4 rows of 4 become 4 columns: two rounds of interleaving, 1 and 2 apart. */
+VP_INLINE void transpose_4x4(float *y, size_t ldy, const float *x, size_t ldx)
+{
+    const float32x4_t a = vld1q_f32(x), b = vld1q_f32(x + ldx);
+    const float32x4_t c = vld1q_f32(x + 2 * ldx), d = vld1q_f32(x + 3 * ldx);
+    /* columns 0 and 2, 1 and 3 of two rows */
+    const float64x2_t even_ab = vreinterpretq_f64_f32(vtrn1q_f32(a, b));
+    const float64x2_t odd_ab = vreinterpretq_f64_f32(vtrn2q_f32(a, b));
+    const float64x2_t even_cd = vreinterpretq_f64_f32(vtrn1q_f32(c, d));
+    const float64x2_t odd_cd = vreinterpretq_f64_f32(vtrn2q_f32(c, d));
+    vst1q_f32(y, vreinterpretq_f32_f64(vtrn1q_f64(even_ab, even_cd)));
+    vst1q_f32(y + ldy, vreinterpretq_f32_f64(vtrn1q_f64(odd_ab, odd_cd)));
+    vst1q_f32(y + 2 * ldy, vreinterpretq_f32_f64(vtrn2q_f64(even_ab, even_cd)));
+    vst1q_f32(y + 3 * ldy, vreinterpretq_f32_f64(vtrn2q_f64(odd_ab, odd_cd)));
+}
+
+/* Of a block of rows x cols all that makes whole squares of 4; the rest one by one. */
+static void transpose_block(float *y, size_t ldy, const float *x, size_t ldx,
+                            size_t rows, size_t cols)
+{
+    for (size_t i = 0; i < rows; i += 4) {
+        const size_t r = rows - i < 4 ? rows - i : 4;
+        for (size_t j = 0; j < cols; j += 4) {
+            const float *from = x + i * ldx + j;
+            float *to = y + j * ldy + i;
+            const size_t c = cols - j < 4 ? cols - j : 4;
+            if (r == 4 && c == 4) {
+                transpose_4x4(to, ldy, from, ldx);
+                continue;
+            }
+            for (size_t k = 0; k < r; k++) {
+                for (size_t l = 0; l < c; l++) {
+                    to[l * ldy + k] = from[k * ldx + l];
+                }
+            }
+        }
+    }
+}
 #endif
 
 void VP_NAME(transpose)(float *y, size_t ldy, const float *x, size_t ldx, size_t rows,
@@ -61,11 +100,15 @@ void VP_NAME(transpose)(float *y, size_t ldy, const float *x, size_t ldx, size_t
                 continue;
             }
 #endif
+#if defined(VP_NEON_VECTORS)
+            transpose_block(y + c * ldy + r, ldy, x + r * ldx + c, ldx, nr, nc);
+#else
             for (size_t j = 0; j < nc; j++) {
                 for (size_t i = 0; i < nr; i++) {
                     y[(c + j) * ldy + r + i] = x[(r + i) * ldx + c + j];
                 }
             }
+#endif
         }
     }
 }

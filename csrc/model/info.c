@@ -27,6 +27,7 @@ vp_info_products vp_info_products_of(vp_dtype weight)
         arithmetic = "bfloat16 products, float32 sums";
         break;
     case VP_ROWS_u8:
+    case VP_ROWS_s8:
     case VP_ROWS_s16:
         arithmetic = weight == VP_DTYPE_s8a16 ? "integers of 8 and 16 bits, int32 sums"
                                               : "integers of 8 bits, int32 sums";

@@ -15,7 +15,7 @@ typedef struct {
     const char *micro_kernel; /* for float32 weights; static */
     size_t mr, nr;            /* its tile */
     bool wish_met;            /* see vp_ukr_wish_met */
-    const char *blis_version; /* static */
+    const char *blis_version; /* static; NULL without BLIS */
 } vp_info;
 
 vp_info vp_info_get(void);

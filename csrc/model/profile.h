@@ -4,7 +4,8 @@
 #define VP_MODEL_PROFILE_H
 
 #include <stddef.h>
-#include <time.h>
+
+#include "base/os.h"
 
 #define VP_PROFILE_OPS(X) \
     X(patch_embed)        \
@@ -32,9 +33,7 @@ extern const char *const vp_profile_names[VP_PROFILE_COUNT];
 
 static inline double vp_profile_now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return 1e-9 * (double)vp_now_ns();
 }
 
 /* Times the statement and books it under the op; only runs it where profile is NULL. */

@@ -237,6 +237,8 @@ static int take_grads(request *r, PyObject *grads)
     return r->arrays != NULL ? 0 : -1;
 }
 
+/* The rates that a dict names, read from a copy: another thread, or a value's __float__, may
+ * change the caller's. */
 static int take_rates(vp_rates *rates, PyObject *object)
 {
     static const char *const names[] = {
@@ -256,18 +258,20 @@ static int take_rates(vp_rates *rates, PyObject *object)
         (void)vp_raise_type(object, "rates must be a dict or None");
         return -1;
     }
-    PyObject *key, *value;
+    PyObject *own = PyDict_Copy(object), *key, *value;
     Py_ssize_t at = 0;
-    while (PyDict_Next(object, &at, &key, &value)) {
+    bool ok = own != NULL;
+    while (ok && PyDict_Next(own, &at, &key, &value)) {
         const int i = choice_from(key, "a name in rates", names,
                                   (int)(sizeof names / sizeof *names));
         const double rate = i >= 0 ? PyFloat_AsDouble(value) : -1.0;
-        if (i < 0 || (rate == -1.0 && PyErr_Occurred())) {
-            return -1;
+        ok = i >= 0 && !(rate == -1.0 && PyErr_Occurred());
+        if (ok) {
+            *fields[i] = rate;
         }
-        *fields[i] = rate;
     }
-    return 0;
+    Py_XDECREF(own);
+    return ok ? 0 : -1;
 }
 
 /* (losses, logits), made before anything is computed. */

@@ -73,9 +73,9 @@ static void model_dealloc(PyObject *object)
     vp_model *self = (vp_model *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(object);
-    }
+    /* Without a look at self->weakrefs, which a reference that another thread frees empties
+     * at this moment, under the interpreter's lock. */
+    PyObject_ClearWeakRefs(object);
     vp_vit_unref(self->vit);
     vp_workspaces_unref(self->workspaces);
     Py_XDECREF(self->options);

@@ -293,13 +293,10 @@ int vp_pool_from(PyObject *object, const char *what, vp_family family, vp_pool *
     return 1;
 }
 
-int vp_config_from_dict(PyObject *options, vp_config *config)
+/* The same of a dict that nobody else changes: what it gives is borrowed. */
+static int read_config(PyObject *options, vp_config *config)
 {
     memset(config, 0, sizeof *config);
-    if (!PyDict_Check(options)) {
-        (void)vp_raise_type(options, "options must be a dict");
-        return -1;
-    }
     if (check_keys(options) < 0) {
         return -1;
     }
@@ -316,7 +313,7 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
     {                                                                    \
         int choice = 0;                                                  \
         READ(key, choice = get_enum(options, key, names, COUNT(names))); \
-        config->field = choice;                                          \
+        config->field = (__typeof__(config->field))choice;               \
     }
     OPTIONS(SIZE, PAIR, BOOL, ENUM, REAL)
     optional = true;
@@ -343,6 +340,19 @@ int vp_config_from_dict(PyObject *options, vp_config *config)
         config->global_pool == VP_POOL_MAP || config->global_pool == VP_POOL_PRR;
     config->attn_pool = module ? config->global_pool : VP_POOL_NONE;
     return 0;
+}
+
+int vp_config_from_dict(PyObject *given, vp_config *config)
+{
+    if (!PyDict_Check(given)) {
+        (void)vp_raise_type(given, "options must be a dict");
+        return -1;
+    }
+    /* Another thread, or an __index__ that is asked for a number, may change the caller's. */
+    PyObject *options = PyDict_Copy(given);
+    const int status = options != NULL ? read_config(options, config) : -1;
+    Py_XDECREF(options);
+    return status;
 }
 
 static int put(PyObject *dict, const char *key, PyObject *value)

@@ -1,8 +1,8 @@
 /* BLIS's micro-kernels, called through a context as its KernelsHowTo documents. The only
  * file that knows <blis.h>. SPDX-License-Identifier: Apache-2.0 */
 #include <blis.h>
-#include <pthread.h>
 
+#include "base/os.h"
 #include "kernels/kernels.h"
 #include "ukernels/ukr.h"
 
@@ -96,6 +96,7 @@ static blis_ukr make(const char *name, vp_target target)
                         .mr = rows,
                         .nr = cols,
                         .kr = 1,
+                        .group = 1,
                         .kc = 1024,
                         .sum_piece = 256,
                         .pack_strip = pack_strip,
@@ -113,8 +114,8 @@ static blis_ukr make(const char *name, vp_target target)
     }                                                                            \
     const vp_ukr *vp_gemm_f32f32_blis__##target(void)                            \
     {                                                                            \
-        static pthread_once_t once = PTHREAD_ONCE_INIT;                          \
-        pthread_once(&once, make_##target);                                      \
+        static vp_once once = VP_ONCE_INIT;                                      \
+        vp_run_once(&once, make_##target);                                       \
         return &of_##target.ukr;                                                 \
     }
 

@@ -236,6 +236,7 @@ const vp_ukr *vp_gemm_f32f32_32x32x32__amx(void)
         .mr = MR,
         .nr = NR,
         .kr = KR,
+        .group = 1,
         .kc = 768,
         .sum_piece =
             768, /* 32 products at a time are added in a tree: a longer chain does */

@@ -1,10 +1,26 @@
-/* What broadcast.h and portable.h know of the types that a source defines: the steps that k is
- * taken in, 4 bytes of each row, the shape of a tile, and the vp_ukr. Their comments have the
- * names. SPDX-License-Identifier: Apache-2.0 */
+/* What broadcast.h, lane.h, mmla.h and portable.h know of the types that a source defines: the
+ * steps that k is taken in, 4 or 8 bytes of each row, the shape of a tile, and the vp_ukr. Their
+ * comments have the names. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_UKERNELS_STEPS_H
 #define VP_UKERNELS_STEPS_H
 
 #include "ukernels/ukr.h"
+
+/* How many vectors a row of the tile is. */
+#if !defined(VECTORS)
+#define VECTORS 2
+#endif
+
+/* What run takes of b, where a source's SPLIT (vp_ukr's split_panel) makes other numbers of a panel. */
+#if !defined(PANEL)
+#define PANEL WEIGHT
+#define SPLIT NULL
+#endif
+
+/* Bytes of each row in a step. */
+#if !defined(STEP_OF_ROW)
+#define STEP_OF_ROW 4
+#endif
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -16,11 +32,11 @@ enum {
 #undef WEIGHT_SIZE
 #undef ROW_SIZE
         ROW_BYTES = JOIN(ROW_BYTES_, ROW),
-    WEIGHT_BYTES = JOIN(WEIGHT_BYTES_, WEIGHT),
-    KR = 4 / ROW_BYTES, /* numbers of a row in a step */
+    PANEL_BYTES = JOIN(WEIGHT_BYTES_, PANEL),
+    KR = STEP_OF_ROW / ROW_BYTES, /* numbers of a row in a step */
     LANES = VECTOR_BYTES / 4,
-    NR = 2 * LANES,
-    STEP_BYTES = NR * KR * WEIGHT_BYTES /* of b */
+    NR = VECTORS * LANES,
+    STEP_BYTES = NR * KR * PANEL_BYTES /* of b */
 };
 
 typedef SUM vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -43,11 +59,13 @@ typedef SUM vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
                                    .mr = MR,                          \
                                    .nr = NR,                          \
                                    .kr = KR,                          \
+                                   .group = KR,                       \
                                    .kc = (KC),                        \
                                    .sum_piece = (SUM_PIECE),          \
                                    .strip_bytes = ROW_BYTES,          \
                                    .convert = CONVERT,                \
-                                   .panel_bytes = NR * WEIGHT_BYTES,  \
+                                   .split_panel = SPLIT,              \
+                                   .panel_bytes = NR * PANEL_BYTES,   \
                                    .run = run};                       \
         return &ukr;                                                  \
     }

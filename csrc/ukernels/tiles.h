@@ -122,6 +122,7 @@ static void run(const vp_ukr *ukr, size_t rows, size_t k, const void *a, size_t 
                                    .mr = MR,                         \
                                    .nr = NR,                         \
                                    .kr = KR,                         \
+                                   .group = KR * 4 / ROW_BYTES,      \
                                    .kc = KC,                         \
                                    .sum_piece = KC,                  \
                                    .strip_bytes = ROW_BYTES / KR,    \

@@ -1,10 +1,10 @@
 /* The list of micro-kernels, and the choice. SPDX-License-Identifier: Apache-2.0 */
 #include "ukernels/ukr.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
 #include "kernels/kernels.h"
 
 const vp_ukr *vp_ukr_at(size_t i)
@@ -17,9 +17,16 @@ const vp_ukr *vp_ukr_at(size_t i)
     return all[i]();
 }
 
+#if defined(VP_NO_BLIS)
+const char *vp_blis_version(void)
+{
+    return NULL;
+}
+#endif
+
 static const vp_ukr *chosen[VP_DTYPE_COUNT];
 static bool wish_met = true;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static vp_once once = VP_ONCE_INIT;
 
 bool vp_ukr_may_run(const vp_ukr *ukr)
 {
@@ -54,12 +61,12 @@ static void choose(void)
 
 const vp_ukr *vp_ukr_for(vp_dtype weight)
 {
-    pthread_once(&once, choose);
+    vp_run_once(&once, choose);
     return chosen[weight];
 }
 
 bool vp_ukr_wish_met(void)
 {
-    pthread_once(&once, choose);
+    vp_run_once(&once, choose);
     return wish_met;
 }

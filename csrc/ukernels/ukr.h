@@ -3,12 +3,14 @@
  * A micro-kernel multiplies a strip of activations a[rows][k] by one panel of packed weights
  * b[k][nr]. Activations are float32; a kernel that takes rows of another type gets them converted
  * (gemm/operand.h). What happens to the two then is its own affair: BLIS's kernels want the
- * strip packed as [k][mr], zero rows added; ours for AVX2 and AVX-512 take it where it lies, and
- * so do all of low precision; ours for float32 on AMX wants strip and panel split into parts.
+ * strip packed as [k][mr], zero rows added; ours for AVX2, AVX-512 and NEON take it where it lies, and
+ * so do all of low precision; ours for float32 on AMX wants strip and panel split into parts,
+ * ours for weights of 16 bits on NEON a panel of float32.
  *
- * Where rows are converted, a panel is [k / g][nr][g], g inputs of a column side by side, as many
- * as 4 bytes of a row hold: that is what VDPBF16PS, VPDPBUSD, VPMADDWD and AMX's tiles multiply.
- * Panels and rows are then filled up with zeros to a multiple of kr. SPDX-License-Identifier: Apache-2.0 */
+ * Where weights are not float32, a panel is [k / g][nr][g], g inputs of a column side by side, as
+ * many as the instruction multiplies at once: as 4 bytes of a row hold for VDPBF16PS, VPDPBUSD,
+ * VPMADDWD, AMX's tiles and SDOT, as 8 bytes hold for USMMLA and BFMMLA. Where rows are converted,
+ * they and panels are filled up with zeros to a multiple of kr. SPDX-License-Identifier: Apache-2.0 */
 #ifndef VP_UKERNELS_UKR_H
 #define VP_UKERNELS_UKR_H
 
@@ -24,32 +26,49 @@
  *
  * A name says what the kernel is, vp_gemm_<rows><weight>_<MR>x<NR>x<KR>__<target>, and is that
  * of its source; <rows> is what activations become, <MR>x<NR> the tile, <KR> the multiple of k
- * that it takes. BLIS's choose their tile at run time, so theirs is "blis". */
+ * that it takes. BLIS's choose their tile at run time, so theirs is "blis"; their architectures
+ * are nowhere in a build without BLIS. */
+#if defined(VP_NO_BLIS)
+#define VP_ON_blis_any(...)
+#define VP_ON_blis_x86(...)
+#else
+#define VP_ON_blis_any VP_ON_any
+#define VP_ON_blis_x86 VP_ON_x86
+#endif
 #define VP_UKRS(X)                               \
-    X(vp_gemm_f32f32_blis__baseline, any)        \
-    X(vp_gemm_f32f32_blis__avx2, x86)            \
+    X(vp_gemm_f32f32_6x8x1__baseline, any)       \
+    X(vp_gemm_f32f32_blis__baseline, blis_any)   \
+    X(vp_gemm_f32f32_blis__avx2, blis_x86)       \
     X(vp_gemm_f32f32_6x16x1__avx2, x86)          \
     X(vp_gemm_f32f32_14x32x1__avx512, x86)       \
     X(vp_gemm_f32f32_32x32x32__amx, x86)         \
+    X(vp_gemm_f32f32_6x16x1__neon, arm64)        \
     X(vp_gemm_f32f16_6x8x1__baseline, any)       \
     X(vp_gemm_f32f16_6x16x1__avx2, x86)          \
     X(vp_gemm_f32f16_14x32x1__avx512, x86)       \
+    X(vp_gemm_f32f16_6x16x1__neon, arm64)        \
     X(vp_gemm_f32bf16_6x8x1__baseline, any)      \
     X(vp_gemm_f32bf16_6x16x1__avx2, x86)         \
     X(vp_gemm_f32bf16_14x32x1__avx512, x86)      \
+    X(vp_gemm_f32bf16_6x16x1__neon, arm64)       \
     X(vp_gemm_bf16bf16_14x32x2__avx512bf16, x86) \
     X(vp_gemm_bf16bf16_32x32x32__amx, x86)       \
+    X(vp_gemm_bf16bf16_6x16x4__neonbf16, arm64)  \
     X(vp_gemm_s16s8_6x8x2__baseline, any)        \
     X(vp_gemm_s16s8_6x16x2__avx2, x86)           \
     X(vp_gemm_u8s8_6x16x4__avxvnni, x86)         \
     X(vp_gemm_s16s8_14x32x2__avx512, x86)        \
     X(vp_gemm_u8s8_14x32x4__avx512vnni, x86)     \
     X(vp_gemm_u8s8_32x32x64__amx, x86)           \
+    X(vp_gemm_s16s8_6x16x2__neon, arm64)         \
+    X(vp_gemm_s8s8_6x16x4__neondot, arm64)       \
+    X(vp_gemm_u8s8_6x16x8__neoni8mm, arm64)      \
     X(vp_gemm_s16s8a16_6x8x2__baseline, any)     \
     X(vp_gemm_s16s8a16_6x16x2__avx2, x86)        \
     X(vp_gemm_s16s8a16_6x16x2__avxvnni, x86)     \
     X(vp_gemm_s16s8a16_14x32x2__avx512, x86)     \
-    X(vp_gemm_s16s8a16_14x32x2__avx512vnni, x86)
+    X(vp_gemm_s16s8a16_14x32x2__avx512vnni, x86) \
+    X(vp_gemm_s16s8a16_6x16x2__neon, arm64)
 
 /* The panel that a micro-kernel will most likely need next, and what it does about it
  * between its multiply-adds: fetching it from memory and, where it splits panels, that. */
@@ -69,6 +88,7 @@ struct vp_ukr {
     vp_dtype weight; /* integers: c is int32, exact, and the same on every target */
     size_t mr, nr;   /* largest tile: rows of activations, columns of weights */
     size_t kr;       /* k is cut at multiples of it, and filled up with zeros to one */
+    size_t group;    /* g above; divides kr */
     size_t kc; /* inputs in a block, at most: strips and a panel so deep fit into L2 */
     size_t sum_piece; /* see vp_ukr_run */
     /* Makes what run takes as a of a[rows][k], rows lda apart. NULL: run takes the rows where
@@ -119,19 +139,19 @@ bool vp_ukr_may_run(const vp_ukr *ukr);
 /* False if VITPOOL_UKR is set and no micro-kernel that may run has it in its name. */
 bool vp_ukr_wish_met(void);
 
-/* "0.9.0" (ukernels/blis.c) */
+/* "0.9.0" (ukernels/blis.c); NULL without BLIS */
 const char *vp_blis_version(void);
-
-/* g: how many inputs stand side by side. */
-static inline size_t vp_ukr_group(const vp_ukr *ukr)
-{
-    return 4 / vp_rows_bytes(ukr->rows);
-}
 
 /* k inputs, filled up. */
 static inline size_t vp_ukr_filled(const vp_ukr *ukr, size_t k)
 {
     return ukr->rows == VP_ROWS_f32 ? k : vp_round_up(k, ukr->kr);
+}
+
+/* Words of 4 bytes that a row of k inputs takes, filled up. */
+static inline size_t vp_ukr_words(const vp_ukr *ukr, size_t k)
+{
+    return vp_ceil_div(vp_ukr_filled(ukr, k) * vp_rows_bytes(ukr->rows), 4);
 }
 
 static inline void vp_ukr_enter(const vp_ukr *ukr)

@@ -10,8 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #include "base/memory.h"
 
@@ -40,6 +46,13 @@ __attribute__((constructor)) static void check_start(void)
     }
 }
 
+/* VITPOOL_TEST_SMALL: under an emulator a program takes fewer shapes. */
+static inline bool check_small(void)
+{
+    const char *small = getenv("VITPOOL_TEST_SMALL");
+    return small != NULL && *small != '\0';
+}
+
 /* From here on the numbers follow from `seed` (and the first one). */
 static inline void check_reseed(uint64_t seed)
 {
@@ -54,7 +67,8 @@ static inline int check_done(void)
     if (check_failures > 0) {
         (void)fprintf(stderr, "%d checks failed; again: VITPOOL_TEST_SEED=%llu",
                       check_failures, (unsigned long long)check_first_seed);
-        static const char *const names[] = {"VITPOOL_TARGET", "VITPOOL_UKR"};
+        static const char *const names[] = {"VITPOOL_TARGET", "VITPOOL_UKR",
+                                            "VITPOOL_TEST_SMALL"};
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             if (getenv(names[i]) != NULL) {
                 (void)fprintf(stderr, " %s=%s", names[i], getenv(names[i]));
@@ -123,19 +137,61 @@ typedef struct {
     void *data; /* bytes, at the room's start or end */
 } check_memory;
 
+/* Forbidden pages, and `room` bytes of others from `start` on; what a failure ends. */
+#if defined(_WIN32)
+static inline size_t check_page(void)
+{
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwPageSize;
+}
+
+static inline unsigned char *check_map(size_t bytes, size_t start, size_t room)
+{
+    unsigned char *map = VirtualAlloc(NULL, bytes, MEM_RESERVE, PAGE_NOACCESS);
+    if (map == NULL ||
+        VirtualAlloc(map + start, room, MEM_COMMIT, PAGE_READWRITE) == NULL) {
+        (void)fprintf(stderr, "VirtualAlloc: %lu\n", GetLastError());
+        exit(1);
+    }
+    return map;
+}
+
+static inline void check_unmap(unsigned char *map, size_t bytes)
+{
+    (void)bytes;
+    (void)VirtualFree(map, 0, MEM_RELEASE);
+}
+#else
+static inline size_t check_page(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static inline unsigned char *check_map(size_t bytes, size_t start, size_t room)
+{
+    unsigned char *map =
+        mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + start, room, PROT_READ | PROT_WRITE) != 0) {
+        perror("mmap");
+        exit(1);
+    }
+    return map;
+}
+
+static inline void check_unmap(unsigned char *map, size_t bytes)
+{
+    munmap(map, bytes);
+}
+#endif
+
 /* Reading or writing past one end of data is a fault; past the other it is seen by
  * check_memory_free. at_end chooses which. */
 static inline check_memory check_memory_new(size_t bytes, bool at_end)
 {
-    check_memory m = {.page = (size_t)sysconf(_SC_PAGESIZE), .bytes = bytes};
+    check_memory m = {.page = check_page(), .bytes = bytes};
     m.room = (bytes / m.page + 1) * m.page;
-    m.map =
-        mmap(NULL, m.room + 2 * m.page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (m.map == MAP_FAILED ||
-        mprotect(m.map + m.page, m.room, PROT_READ | PROT_WRITE) != 0) {
-        perror("mmap");
-        exit(1);
-    }
+    m.map = check_map(m.room + 2 * m.page, m.page, m.room);
     memset(m.map + m.page, CHECK_BYTE, m.room);
     m.data = m.map + m.page + (at_end ? m.room - bytes : 0);
     return m;
@@ -149,7 +205,7 @@ static inline void check_memory_free(check_memory *m, const char *what)
         changed += (p < data || p >= data + m->bytes) && *p != CHECK_BYTE;
     }
     CHECK(changed == 0, "%s wrote %zu bytes outside", what, changed);
-    munmap(m->map, m->room + 2 * m->page);
+    check_unmap(m->map, m->room + 2 * m->page);
 }
 
 #endif

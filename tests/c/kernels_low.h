@@ -29,7 +29,7 @@ enum {
     EQUAL_NEGATIVE,
     NEGATIVE,
     POSITIVE,
-    OVERFLOW,   /* each is finite, their range is not */
+    TOO_WIDE,   /* each is finite, their range is not */
     TINY,       /* 255 / range is not finite */
     JUST_TINY,  /* it is, and so is 32767 / range */
     DENORMAL,   /* all of them */
@@ -65,7 +65,7 @@ static void fill_row(float *x, size_t n, size_t which)
         case POSITIVE:
             x[i] = copysignf(x[i], which == NEGATIVE ? -1.0f : 1.0f);
             break;
-        case OVERFLOW:
+        case TOO_WIDE:
             x[i] = i % 2 == 0 ? 3e38f : -3e38f;
             break;
         case TINY:

@@ -53,7 +53,7 @@ static double put(void *array, size_t i, bool weight, vp_rows rows)
 
 static operands make(const vp_ukr *ukr, size_t k)
 {
-    const size_t bytes = vp_rows_bytes(ukr->rows), g = vp_ukr_group(ukr);
+    const size_t bytes = vp_rows_bytes(ukr->rows), g = ukr->group;
     operands o = {.k = k, .filled = vp_ukr_filled(ukr, k)};
     o.lda = vp_ceil_div(o.filled, g) + 3;
     check_reseed(k);

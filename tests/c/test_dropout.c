@@ -51,11 +51,11 @@ static void a_rate_of_the_numbers_is_dropped(const vp_run *run, const char *targ
             dropped += y[i] == 0.0f;
             sum += y[i];
         }
-        const double rate = rates[r], sigma = sqrt(rate * (1.0 - rate) / COUNT);
-        CHECK(fabs(dropped / COUNT - rate) < 5.0 * sigma, "%s: %g dropped, not %g",
-              target, dropped / COUNT, rate);
-        CHECK(fabs(sum / COUNT - 1.0) < 5.0 * sigma / (1.0 - rate), "%s: a mean of %g",
-              target, sum / COUNT);
+        const double rate = rates[r], n = COUNT, sigma = sqrt(rate * (1.0 - rate) / n);
+        CHECK(fabs(dropped / n - rate) < 5.0 * sigma, "%s: %g dropped, not %g", target,
+              dropped / n, rate);
+        CHECK(fabs(sum / n - 1.0) < 5.0 * sigma / (1.0 - rate), "%s: a mean of %g",
+              target, sum / n);
     }
 }
 

@@ -116,6 +116,9 @@ static void round_row(float *x, size_t k)
         case VP_ROWS_u8:
             x[i] = scale * (float)((int32_t)((const uint8_t *)rounded)[i] - zero);
             break;
+        case VP_ROWS_s8:
+            x[i] = scale * (float)((int32_t)((const int8_t *)rounded)[i] - zero);
+            break;
         case VP_ROWS_s16:
             x[i] = scale * (float)((int32_t)((const int16_t *)rounded)[i] - zero);
             break;
@@ -345,14 +348,15 @@ static void check_ukr(void)
     static const size_t ks[] = {1, 2, 5, 17, 64, 100, 1024, 1025, 2100};
     /* The loops are the same for all types, and test_ukr_low.c has every height: fewer shapes
      * of low precision, and of what is emulated. */
-    const bool low = ukr->weight != VP_DTYPE_f32 || !vp_target_supported(ukr->target);
+    const bool low = ukr->weight != VP_DTYPE_f32 || !vp_target_supported(ukr->target) ||
+                     check_small();
     for (size_t i = 0; i < sizeof ns / sizeof *ns; i++) {
         for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
             check_unpack(ns[i], ks[j]);
-            const size_t step = ks[j] > 1025 && low ? 17
-                                : ks[j] > 100       ? 9
-                                : low               ? 5
-                                                    : 1;
+            const size_t step = ks[j] > (check_small() ? 100 : 1025) && low ? 17
+                                : ks[j] > 100                               ? 9
+                                : low                                       ? 5
+                                                                            : 1;
             for (size_t m = 0; m <= 40; m += m < 15 ? step : vp_max(step, 5)) {
                 vp_set_num_threads(1 + m % 6);
                 check_right(&(shape){m, ns[i], ks[j], ks[j] + m % 2,

@@ -1,29 +1,40 @@
 /* How many threads the process takes by default. SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
+#if !defined(_WIN32)
 #include <sched.h>
 #include <unistd.h>
+#endif
 
+#include "base/os.h"
 #include "base/threads_default.h"
 #include "check.h"
+
+/* NULL: not set. */
+static void set(const char *name, const char *value)
+{
+#if defined(_WIN32) /* where an empty one is none */
+    (void)_putenv_s(name, value != NULL ? value : "");
+#else
+    (void)(value != NULL ? setenv(name, value, 1) : unsetenv(name));
+#endif
+}
 
 /* The default with these two variables; NULL: not set. */
 static size_t with(const char *vitpool, const char *omp)
 {
-    (void)unsetenv("VITPOOL_NUM_THREADS");
-    (void)unsetenv("OMP_NUM_THREADS");
-    if (vitpool != NULL) {
-        (void)setenv("VITPOOL_NUM_THREADS", vitpool, 1);
-    }
-    if (omp != NULL) {
-        (void)setenv("OMP_NUM_THREADS", omp, 1);
-    }
+    set("VITPOOL_NUM_THREADS", vitpool);
+    set("OMP_NUM_THREADS", omp);
     return vp_default_num_threads();
 }
 
 int main(void)
 {
     const size_t machine = with(NULL, NULL);
+#if defined(_WIN32)
+    const size_t cores = vp_cores_allowed();
+#else
     const size_t cores = (size_t)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
     CHECK(machine >= 1 && machine <= cores, "%zu threads on %zu cores", machine, cores);
     CHECK(with("3", NULL) == 3, "VITPOOL_NUM_THREADS");
     CHECK(with(NULL, "5") == 5, "OMP_NUM_THREADS");

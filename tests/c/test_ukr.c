@@ -42,8 +42,10 @@ static void check_facts(const vp_ukr *ukr)
     CHECK(ukr->split_panel != NULL ||
               ukr->panel_bytes == ukr->nr * vp_dtype_bytes(ukr->weight),
           "%s", ukr->name);
+    CHECK(ukr->group > 0 && ukr->kr % ukr->group == 0,
+          "%s: groups of %zu in steps of %zu", ukr->name, ukr->group, ukr->kr);
     if (ukr->rows != VP_ROWS_f32) {
-        CHECK(ukr->kr % vp_ukr_group(ukr) == 0,
+        CHECK(ukr->kr * vp_rows_bytes(ukr->rows) % 4 == 0,
               "%s: %zu of k do not fill 4 bytes of a row", ukr->name, ukr->kr);
         CHECK(ukr->pack_strip == NULL && ukr->split_panel == NULL,
               "%s packs what is packed", ukr->name);

@@ -4,9 +4,10 @@
 #include "base/memory.h"
 #include "check.h"
 #include "emulated.h"
+#include "kernels/kernels.h"
 #include "ukernels/ukr.h"
 
-enum { MOST_K = 4096, ROOM = 16 /* columns of c behind a tile */ };
+enum { ROOM = 16 /* columns of c behind a tile */ };
 
 typedef enum {
     RANDOM,
@@ -65,15 +66,17 @@ static double row_value(const product *p, size_t row, size_t i)
     case VP_ROWS_s16:
         memcpy(&s16, at, sizeof s16);
         return s16;
+    case VP_ROWS_s8:
+        return (double)*(const int8_t *)at;
     default:
         return (double)*(const uint8_t *)at;
     }
 }
 
-/* Where number (i, column) of a panel is: inputs that fill 4 bytes of a row lie side by side. */
+/* Where number (i, column) of a panel is: a group of inputs lies side by side. */
 static char *weight_at(const product *p, size_t i, size_t column)
 {
-    const size_t group = vp_ukr_group(p->ukr);
+    const size_t group = p->ukr->group;
     return p->b + ((i / group * p->ukr->nr + column) * group + i % group) *
                       vp_dtype_bytes(p->ukr->weight);
 }
@@ -122,6 +125,9 @@ static void set_row(const product *p, size_t row, size_t i, kind what)
         break;
     case VP_ROWS_s16:
         memcpy(at, &s16, sizeof s16);
+        break;
+    case VP_ROWS_s8: /* so the largest times 127 is the least */
+        *(int8_t *)at = (int8_t)(what == RANDOM ? s16 - 128 : -128);
         break;
     default:
         *(uint8_t *)at = (uint8_t)s16;
@@ -188,10 +194,16 @@ static void run(product *p, size_t piece, bool accumulate)
         memcpy(p->c + i, whole_numbers(ukr) ? (void *)&p->before : (void *)&before, 4);
     }
     vp_ahead ahead = {.panel = p->b, .k = p->k, .step = ukr->panel_bytes};
+    void *split = NULL;
+    if (ukr->split_panel != NULL) {
+        split = vp_alloc(p->filled * ukr->panel_bytes);
+        ukr->split_panel(&(vp_ahead){.panel = p->b, .k = p->k, .ready = split});
+    }
     vp_ukr_enter(ukr);
-    vp_ukr_run(ukr, piece, p->rows, p->k, p->a.data, p->lda, p->b, p->c, p->ldc,
-               accumulate, &ahead);
+    vp_ukr_run(ukr, piece, p->rows, p->k, p->a.data, p->lda,
+               split != NULL ? split : p->b, p->c, p->ldc, accumulate, &ahead);
     vp_ukr_leave(ukr);
+    vp_free(split);
 }
 
 /* -- what is checked -- */
@@ -273,13 +285,64 @@ static void check_shapes(const vp_ukr *ukr)
 /* Sums of integers reach the last of 32 bits. */
 static void check_extremes(const vp_ukr *ukr)
 {
-    static const size_t lengths[] = {768, 3072, MOST_K};
+    static const size_t lengths[] = {768, 3072, 4093, VP_MOST_INT_INPUTS};
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         for (kind what = LARGEST; what <= LEAST; what++) {
-            product p = make(ukr, ukr->mr, lengths[l], what);
+            const size_t rows = lengths[l] > 4096 ? 3 : ukr->mr;
+            product p = make(ukr, rows, lengths[l], what);
             run(&p, ukr->sum_piece, false);
             check_sums(&p, false, what == LARGEST ? "the largest" : "the least");
             done(&p);
+        }
+    }
+}
+
+/* A row's sums are the same bits whatever the height of the tile. */
+static void check_heights(const vp_ukr *ukr)
+{
+    static const size_t lengths[] = {5, 64, 250};
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        product p = make(ukr, ukr->mr, lengths[l], RANDOM);
+        float *all = vp_alloc(c_bytes(&p));
+        run(&p, ukr->sum_piece, true);
+        memcpy(all, p.c, c_bytes(&p));
+        for (p.rows = 1; p.rows < ukr->mr; p.rows++) {
+            run(&p, ukr->sum_piece, true);
+            for (size_t row = 0; row < p.rows; row++) {
+                CHECK(memcmp(p.c + row * p.ldc, all + row * p.ldc, ukr->nr * 4) == 0,
+                      "%s, k %zu: row %zu has other sums in a tile of %zu rows",
+                      ukr->name, p.k, row, p.rows);
+            }
+        }
+        vp_free(all);
+        done(&p);
+    }
+}
+
+/* A conversion of its own makes what to_bf16 makes of every upper half of a number, below, on and
+ * above the middle between two; x86's take denormal numbers as 0. */
+static void check_convert(const vp_ukr *ukr)
+{
+    static const uint32_t lower[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x1234};
+    enum { COUNT = sizeof lower / sizeof *lower };
+    for (uint32_t upper = 0; upper < 0x10000; upper++) {
+        uint32_t bits[COUNT];
+        float x[COUNT];
+        uint16_t got[COUNT], want[COUNT];
+        for (size_t i = 0; i < COUNT; i++) {
+            bits[i] = upper << 16 | lower[i];
+        }
+        memcpy(x, bits, sizeof x);
+        const size_t n = 1 + upper % COUNT;
+        ukr->convert(got, x, n);
+        vp_kernels_reference.to_bf16(want, x, n);
+        for (size_t i = 0; i < n; i++) {
+            bool right = got[i] == want[i];
+#if defined(VP_X86)
+            right |= fpclassify(x[i]) == FP_SUBNORMAL && got[i] == (want[i] & 0x8000);
+#endif
+            CHECK(right, "%s: %08x becomes %04x, not %04x", ukr->name, bits[i], got[i],
+                  want[i]);
         }
     }
 }
@@ -341,6 +404,10 @@ int main(void)
         found[ukr->weight] = true;
         check_reseed(i);
         check_shapes(ukr);
+        check_heights(ukr);
+        if (ukr->convert != NULL) {
+            check_convert(ukr);
+        }
         if (whole_numbers(ukr)) {
             check_extremes(ukr);
         } else {

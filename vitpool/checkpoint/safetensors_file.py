@@ -145,6 +145,14 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The texts of a safetensors file that `open_safetensors` has found sound."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        found = json.loads(file.read(length)).get("__metadata__")
+    return found if isinstance(found, dict) else {}
+
+
 def _safetensor(
     reader: _Reader, base: int, entry: Any
 ) -> tuple[LazyTensor, tuple[int, int]]:

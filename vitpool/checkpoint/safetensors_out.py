@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What is written, by NumPy's name: the header's name, and the dtype of the bytes.
 _WRITTEN = {
+    "float64": ("F64", np.dtype("<f8")),
     "float32": ("F32", np.dtype("<f4")),
     "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
     "float16": ("F16", np.dtype("<f2")),
@@ -32,7 +33,7 @@ def write_safetensors(
 ) -> None:
     """Write tensors to a file that is open; each is read once, and let go.
 
-    tensors: of dtype float32, bfloat16, float16 or int8. The widest come first, as the
+    tensors: of dtype float64, float32, bfloat16, float16 or int8. The widest come first, as the
     safetensors library has it, so that each begins at a multiple of its size.
     """
     order = sorted(tensors, key=lambda name: -_WRITTEN[tensors[name].dtype][1].itemsize)

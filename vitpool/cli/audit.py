@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
-import os
 import sys
 import textwrap
 import time
@@ -93,6 +92,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
+    from .. import show_config
     from ..testing.audit.page import document, html_page, table
     from ..testing.audit.process import audit_many
     from ..testing.audit.registry import chosen
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             for entry in own
         ]
         audits += [] if only else told
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+    jobs = args.jobs or show_config()["cpus"]
     options = {"only": only, "skip": skip, "jobs": jobs, "seconds": args.timeout}
     began = time.monotonic()
     with page_file(args.html) as page:

@@ -211,28 +211,43 @@ class Pictures(Constructed):
         The vectors are bit for bit those of `vitpool embed`, whatever the batches.
         ValueError: a pool that the model cannot have.
         """
-        from .reading import Reader
-
         pooling = Pooling(self, pool)
         _warn_of_random(pooling.untrained())
-        parts = {p: [np.empty((0, d), np.float32)] for p, d in pooling.sizes.items()}
-        sources: list[str] = []
-        indices: list[int] = []
-        with Reader(
-            pooling.model, images, transform, batch_size, num_workers, progress, errors
-        ) as reader:
-            for batch in reader:
-                for name, vectors in pooling(batch.inputs).items():
-                    parts[name].append(reader.rows(batch, vectors))
-                for index in reader.kept(batch):
-                    sources.append(reader.name(batch, index))
-                    indices.append(reader.done + index)
-        return Embeddings(
-            {name: np.concatenate(rows) for name, rows in parts.items()},
-            sources,
-            np.array(indices, np.int64),
-            reader.errors,
+        return vectors_of(
+            pooling, images, transform, batch_size, num_workers, progress, errors
         )
+
+
+def vectors_of(
+    pooling: Pooling,
+    images: Any,
+    transform: Transform | None,
+    batch_size: int,
+    num_workers: int | None,
+    progress: bool,
+    errors: str,
+) -> Embeddings:
+    """What `embed` gives, without a word of weights that are random."""
+    from .reading import Reader
+
+    parts = {p: [np.empty((0, d), np.float32)] for p, d in pooling.sizes.items()}
+    sources: list[str] = []
+    indices: list[int] = []
+    with Reader(
+        pooling.model, images, transform, batch_size, num_workers, progress, errors
+    ) as reader:
+        for batch in reader:
+            for name, vectors in pooling(batch.inputs).items():
+                parts[name].append(reader.rows(batch, vectors))
+            for index in reader.kept(batch):
+                sources.append(reader.name(batch, index))
+                indices.append(reader.done + index)
+    return Embeddings(
+        {name: np.concatenate(rows) for name, rows in parts.items()},
+        sources,
+        np.array(indices, np.int64),
+        reader.errors,
+    )
 
 
 def _warn_of_random(names: list[str]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..labels import Labels, best, labels_for, probabilities
-from ..text import printable, some
+from ..text import printable, some, warn_user
 from ..transforms import (
     Batch,
     ImageWarning,
@@ -101,13 +100,12 @@ class Reader:
         if self._bar is not None:
             self._bar.close()
         if self.errors and kind is None:
-            warnings.warn(
+            text = (
                 f"{len(self.errors)} of {self.done} pictures could not be read and "
                 f"{'have no values' if self._gaps else 'are left out'}: "
-                f"{printable(some(self.errors.values()))}",
-                ImageWarning,
-                stacklevel=3,
+                f"{printable(some(self.errors.values()))}"
             )
+            warn_user(ImageWarning(text))
 
     def name(self, batch: Batch, index: int) -> str:
         """A picture's path, or what it is."""

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import StateDict
+from ..checkpoint import StateDict, lazy_tensors, write_safetensors
 from ..checkpoint.content import content_of
 from ..checkpoint.npz_file import open_npz
-from ..checkpoint.safetensors_file import open_safetensors
+from ..checkpoint.safetensors_file import metadata_of, open_safetensors
 from ..files import replacing
 from ..text import printable, some
 from .comparison.side import Array, place
@@ -89,9 +89,7 @@ def write_record(
             )
     with replacing(path) as file:
         if timm:
-            from safetensors.numpy import save
-
-            file.write(save(arrays, {FACTS: facts_of(model)}))
+            write_safetensors(file, lazy_tensors(arrays), {FACTS: facts_of(model)})
         else:
             arrays[FACTS] = np.array(facts_of(model))
             np.savez_compressed(file, **arrays)
@@ -119,7 +117,7 @@ def _read(path: Path) -> Record:
         text = str(tensors.pop(FACTS).read()) if FACTS in tensors else "{}"
     elif content == "safetensors":
         tensors = open_safetensors(path)
-        text = _metadata(path).get(FACTS, "{}")
+        text = metadata_of(path).get(FACTS, "{}")
     else:
         raise ValueError(
             f"not a record, which is .npz or .safetensors, but a {content}"
@@ -162,14 +160,6 @@ def _is_known(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """The texts of a safetensors file that its reader has found sound."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        found = json.loads(file.read(length)).get("__metadata__")
-    return found if isinstance(found, dict) else {}
 
 
 def _told(text: str) -> dict[str, Any]:

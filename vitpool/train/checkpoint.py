@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import lazy_tensors, write_safetensors
+from ..checkpoint.safetensors_file import metadata_of, open_safetensors
 from ..files import replacing, sync
 from ..model import Float32
 from ..text import some
@@ -36,17 +37,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Float32], dict[str, An
 
     OSError: it cannot be read. ValueError: it is something else, or cut off.
     """
-    from safetensors import SafetensorError, safe_open
-
     place = Path(path)
-    with open(place, "rb"):
-        pass  # an OSError that names it
     try:
-        with safe_open(place, framework="np") as file:
-            told = (file.metadata() or {}).get(_KEY)
-            names = file.keys()
-            arrays = {} if told is None else {k: file.get_tensor(k) for k in names}
-    except SafetensorError as error:
+        tensors = open_safetensors(place)
+        told = metadata_of(place).get(_KEY)
+        arrays = {} if told is None else {k: t.read() for k, t in tensors.items()}
+    except ValueError as error:
         raise ValueError(
             f"{place} is no whole checkpoint of vitpool.train: {error}"
         ) from error

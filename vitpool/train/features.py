@@ -116,7 +116,8 @@ def features(
         for x in source.batches(batch_size, progress):
             writer.add(features_of(now, part, x))
         answer = source.answer()
-        rows = writer.rows({"made_of": told, **answer})
+        writer.end({"made_of": told, **answer})
+    rows = writer.rows() if target is None else mapped(target, dtype)
     return Features(
         rows, part.entry, part.block, source.indices(), source.errors, target
     )

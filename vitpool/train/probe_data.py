@@ -113,10 +113,12 @@ class Given:
                 found = {TOKENS: tokens, **self._pool(tokens, linear)}
             for key, rows in found.items():
                 writers[key].add(rows)
+        for writer in writers.values():
+            writer.end({})
         indices, errors = source.indices(), source.errors
         return ProbeData(
             {
-                key: Features(writer.rows({}), "features", 0, indices, errors)
+                key: Features(writer.rows(), "features", 0, indices, errors)
                 for key, writer in writers.items()
             },
             indices,

@@ -8,7 +8,6 @@ what made it behind the numbers: so one rename makes it whole, with all it tells
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -21,6 +20,8 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from ..files import WINDOWS, lock
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -161,14 +162,14 @@ class Writer:
         np.lib.format.write_array_header_1_0(file, about)
         return file.tell()
 
-    def rows(self, told: Mapping[str, Any]) -> NDArray[Any]:
-        """All rows that came, read-only; a file gets what is told of them."""
+    def end(self, told: Mapping[str, Any]) -> None:
+        """No more rows; a file gets what is told of them. ValueError: none came."""
         if self._row is None:
             raise ValueError("no picture could be read")
         if self._file is None:
             self._rows = self._rows[: self.done]
             self._rows.flags.writeable = False
-            return self._rows
+            return
         shape = (self.done, *self._row)
         text = json.dumps(told).encode()
         self._file.write(text + _END.pack(len(text), _MAGIC))
@@ -178,7 +179,12 @@ class Writer:
                 # NumPy leaves room for the digits of any count.
                 raise RuntimeError(f"a header of another length for {shape}")
         self._file.flush()
-        return _mapped(self._file, self.dtype, shape, self._start)
+
+    def rows(self) -> NDArray[Any]:
+        """All rows that came, read-only, once it has ended."""
+        if self._file is None or self._row is None:
+            return self._rows
+        return _mapped(self._file, self.dtype, (self.done, *self._row), self._start)
 
 
 def _mapped(file: Any, dtype: str, shape: tuple[int, ...], start: int) -> NDArray[Any]:
@@ -232,7 +238,10 @@ def one_writer(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(hidden, path)  # while it is locked
+            if not WINDOWS:
+                os.replace(hidden, path)  # while it is locked
+        if WINDOWS:  # where a file that is open keeps its name
+            os.replace(hidden, path)
     except BaseException:
         hidden.unlink(missing_ok=True)
         raise
@@ -240,10 +249,11 @@ def one_writer(path: Path) -> Iterator[IO[bytes]]:
 
 def _locked(hidden: Path, path: Path) -> IO[bytes]:
     while True:
-        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(hidden, flags, 0o666)
         file = os.fdopen(descriptor, "r+b")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             file.close()
             raise ValueError(f"{path}: another process is writing it") from None

@@ -139,7 +139,8 @@ def images_of(
     for path in paths:
         account = None if not_taken is None else NotTaken()
         if path == "-":
-            found = listed_images("/dev/stdin", null=null)
+            stdin = 0 if os.name == "nt" else "/dev/stdin"
+            found = listed_images(stdin, null=null)
         elif os.path.isdir(path):
             found = find_images(path, not_taken=account)
         elif lists and not has_suffix(path):
@@ -156,8 +157,10 @@ def images_of(
             not_taken.counts += account.counts
 
 
-def listed_images(path: str | os.PathLike[str], *, null: bool = False) -> Iterator[str]:
-    """The paths in a text file or a pipe, one a line.
+def listed_images(
+    path: str | os.PathLike[str] | int, *, null: bool = False
+) -> Iterator[str]:
+    """The paths in a text file or a pipe, one a line; 0: of what comes on stdin.
 
     null: each ends in a NUL byte, as `find -print0` writes them. Raises OSError for a
     file that cannot be read, ValueError for one that is no list.
@@ -172,9 +175,7 @@ def listed_images(path: str | os.PathLike[str], *, null: bool = False) -> Iterat
         for line in file:
             name = line.removesuffix("\n").removesuffix("\r")
             if "\0" in name:
-                raise ValueError(
-                    f"{os.fspath(path)}: neither a folder nor a text file of paths"
-                )
+                raise ValueError(f"{path}: neither a folder nor a text file of paths")
             if name:
                 yield name
 

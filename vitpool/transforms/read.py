@@ -108,16 +108,23 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+# 0 on Windows, whose pipes have no writer that may come later.
+_NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+
+
 def _open(path: Any) -> Any:
     """A file to read; of a pipe the content, for Pillow goes back and forth in it.
 
     To open a pipe that nobody writes to would wait for ever: that is an error.
     """
     file = open(  # noqa: SIM115 - the caller's to close
-        path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK)
     )
     if file.seekable():
         return file
+    if not _NONBLOCK:
+        with file:
+            return io.BytesIO(file.read())
     with file:
         try:
             first = os.read(file.fileno(), 1)

@@ -107,7 +107,10 @@ class HasParts(Walk, _core.VisionTransformer):
         fresh: Collection[str],
     ) -> None:
         """Lets held parts that `after` no longer has read from `before`."""
-        held = dict(self._parts)
+        # Not dict(self._parts): a part that another thread lets go of between its key
+        # and its value would be a KeyError.
+        refs = self._parts.valuerefs()
+        held = {ref.key: part for ref in refs if (part := ref()) is not None}
         if not held:
             return
         modules, lost = tree(after._options()), _Lost(before)
