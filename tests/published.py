@@ -307,6 +307,27 @@ def radio(state: Mapping[str, np.ndarray]) -> State:
     return out
 
 
+# What transformers calls the parts of a block of ViT, DeiT and BEiT, but q, k and v.
+TRANSFORMERS_BLOCKS = (
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^blocks\.", "encoder.layer."),
+)
+
+
+def with_classifier(
+    out: State, state: Mapping[str, np.ndarray], prefix: str, classifier: bool
+) -> State:
+    """The backbone's keys behind the prefix, and the head beside them or left out."""
+    out = {f"{prefix}{key}": value for key, value in out.items()}
+    for kind in ("weight", "bias") if classifier else ():
+        out[f"classifier.{kind}"] = state[f"head.{kind}"]
+    return out
+
+
 def transformers_vit(
     state: Mapping[str, np.ndarray], prefix: str = "vit.", classifier: bool = True
 ) -> State:
@@ -317,20 +338,12 @@ def transformers_vit(
         (r"^pos_embed$", "embeddings.position_embeddings"),
         (r"^cls_token$", "embeddings.cls_token"),
         (r"^(fc_)?norm\.", "layernorm."),
-        (r"\.norm1\.", ".layernorm_before."),
-        (r"\.norm2\.", ".layernorm_after."),
         (r"\.attn\.q_proj\.", ".attention.attention.query."),
         (r"\.attn\.k_proj\.", ".attention.attention.key."),
         (r"\.attn\.v_proj\.", ".attention.attention.value."),
-        (r"\.attn\.proj\.", ".attention.output.dense."),
-        (r"\.mlp\.fc1\.", ".intermediate.dense."),
-        (r"\.mlp\.fc2\.", ".output.dense."),
-        (r"^blocks\.", "encoder.layer."),
+        *TRANSFORMERS_BLOCKS,
     )
-    out = {f"{prefix}{key}": value for key, value in out.items()}
-    for kind in ("weight", "bias") if classifier else ():
-        out[f"classifier.{kind}"] = state[f"head.{kind}"]
-    return out
+    return with_classifier(out, state, prefix, classifier)
 
 
 def siglip(state: Mapping[str, np.ndarray]) -> State:

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from published import State, blocks, renamed, split_qkv, without
+from published import (
+    TRANSFORMERS_BLOCKS,
+    State,
+    blocks,
+    renamed,
+    split_qkv,
+    transformers_vit,
+    with_classifier,
+    without,
+)
 
 TINY: dict[str, Any] = {
     "embed_dim": 32,
@@ -306,23 +315,15 @@ def transformers_beit(
         ("^cls_token$", "embeddings.cls_token"),
         (r"^fc_norm\.", "pooler.layernorm."),
         (r"^norm\.", "layernorm."),
-        (r"\.norm1\.", ".layernorm_before."),
-        (r"\.norm2\.", ".layernorm_after."),
         (r"\.gamma_([12])$", r".lambda_\1"),
         (r"\.attn\.q(_bias|_proj\.)", r".attention.attention.query\1"),
         (r"\.attn\.k(_proj\.)", r".attention.attention.key\1"),
         (r"\.attn\.v(_bias|_proj\.)", r".attention.attention.value\1"),
         (r"\.(query|value)_bias$", r".\1.bias"),
         (r"\.(query|key|value)_proj\.", r".\1."),
-        (r"\.attn\.proj\.", ".attention.output.dense."),
-        (r"\.mlp\.fc1\.", ".intermediate.dense."),
-        (r"\.mlp\.fc2\.", ".output.dense."),
-        (r"^blocks\.", "encoder.layer."),
+        *TRANSFORMERS_BLOCKS,
     )
-    out = {f"{prefix}{key}": value for key, value in out.items()}
-    for kind in ("weight", "bias") if classifier else ():
-        out[f"classifier.{kind}"] = state[f"head.{kind}"]
-    return out
+    return with_classifier(out, state, prefix, classifier)
 
 
 # DeiT
@@ -330,8 +331,6 @@ def transformers_beit(
 
 def transformers_deit(state: Mapping[str, np.ndarray]) -> State:
     """transformers' DeiTForImageClassificationWithTeacher."""
-    from published import transformers_vit
-
     token = state["dist_token"]
     inner = without(state, "dist_token", "head_dist.")
     out = transformers_vit(inner, "deit.", classifier=False)
